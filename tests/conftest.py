@@ -11,7 +11,8 @@ from PIL import Image
 from sentinode.data.manifest import Manifest, Provenance
 from sentinode.seeds import stream
 
-_PCAM = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "pcam"
+_SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+_PCAM = _SHARED / "pcam"
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +21,22 @@ def pcam_root() -> Path:
     if not (_PCAM / "train_labels.csv").exists():
         pytest.skip("the real patches are not here: ../shared/data/pcam, beside the repository")
     return _PCAM
+
+
+@pytest.fixture(scope="session")
+def shared_slides() -> Path:
+    """Real slides of three formats, and malformed ones."""
+    if not (_SHARED / "slides").exists():
+        pytest.skip("the real slides are not here: ../shared/data/slides, beside the repository")
+    return _SHARED / "slides"
+
+
+@pytest.fixture(scope="session")
+def shared_annotations() -> Path:
+    """Annotations as ImageScope and QuPath wrote them."""
+    if not (_SHARED / "annotations").exists():
+        pytest.skip("the real annotations are not here: ../shared/data/annotations, beside the repository")
+    return _SHARED / "annotations"
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ from sentinode.workflows.studying import run_study_from
 
 KILLED = """
 import os, signal, sys
-from sentinode.study import store
+from sentinode import storage
 from sentinode.workflows.studying import run_study_from
 
 def die_when(event):
@@ -40,26 +40,26 @@ def die_when(event):
 
 if __name__ == "__main__":
     if sys.argv[3] == "write":
-        flush, flushed = store._to_disk, []
-        def _to_disk(path):
+        flush, flushed = storage._flush, []
+        def flush_and_count(path):
             flush(path)
-            if path.parent.name.startswith(store.TEMPORARY):
+            if path.parent.name.startswith(storage.TEMPORARY):
                 flushed.append(path)
                 if len(flushed) == 5:  # one trial has three files: in the middle of the second
                     os.kill(os.getpid(), signal.SIGKILL)
-        store._to_disk = _to_disk
+        storage._flush = flush_and_count
     run_study_from(sys.argv[1], sys.argv[2], die_when)
 """
 
 SLOW_WRITER = """
 import sys, time
-from sentinode.study import store
+from sentinode import storage
 from sentinode.workflows.studying import run_study_from
 
 if __name__ == "__main__":
     run_study_from(sys.argv[1], sys.argv[2])
 else:  # in the process of a trial, which imports this file
-    store._to_disk = lambda _path: time.sleep(60)
+    storage._flush = lambda _path: time.sleep(60)
 """
 SLOW_TO_LOAD = """
 import time

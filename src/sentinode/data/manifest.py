@@ -6,7 +6,6 @@ folder that the paths start in. A table written by hand needs two columns, ``pat
 JSON.
 """
 
-import contextlib
 import difflib
 import hashlib
 import json
@@ -25,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sentinode.data.tables import read_table
 from sentinode.errors import ExportError, ManifestError
+from sentinode.storage import whole_files
 
 __all__ = [
     "COLUMNS",
@@ -548,24 +548,15 @@ def _parquet_bytes(frame: pd.DataFrame) -> bytes:
 
 def _write_together(files: Mapping[Path, bytes]) -> None:
     # Under temporary names first, so that a full disk leaves what was there before.
-    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in files}
     try:
-        for path, content in files.items():
-            with temporary[path].open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for path in files:
-            temporary[path].replace(path)
+        with whole_files(list(files)) as parts:
+            for part, content in zip(parts, files.values(), strict=True):
+                part.write_bytes(content)
     except OSError as error:
         last = list(files)[-1]
         raise ExportError(
             f"{last}: cannot be written ({error.strerror or error}); make room, or give a place in a folder of yours"
         ) from error
-    finally:
-        for part in temporary.values():
-            with contextlib.suppress(OSError):  # a folder that is none has nothing in it either
-                part.unlink(missing_ok=True)
 
 
 def _plain(column: "pd.Series[Any]") -> list[object]:

@@ -38,6 +38,7 @@ from PIL import BmpImagePlugin, Image, ImageFile, ImageOps, JpegImagePlugin, Png
 
 from sentinode.data.manifest import Manifest
 from sentinode.errors import ExportError, ManifestError
+from sentinode.storage import temporary_name
 
 __all__ = [
     "MAX_BYTES",
@@ -376,7 +377,7 @@ def cache_patches(manifest: Manifest, folder: Path | str, on_progress: Progress 
         return known
     source = PatchSource(manifest)
     shape = (len(manifest), *source.shape, 3)
-    temporary = folder / f".{_cache_stem(manifest)}.{os.getpid()}.part"
+    temporary = temporary_name(folder / f"{_cache_stem(manifest)}.npy")  # its content is part of its name
     try:
         _make_room(folder, int(np.prod(shape)))
         content = _write_cache(temporary, source, on_progress)

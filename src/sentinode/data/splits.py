@@ -8,7 +8,6 @@ balanced ones is taken.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from sentinode.data.manifest import Manifest
 from sentinode.data.overlaps import Overlaps, connected
 from sentinode.errors import ExportError, LeakageError, ManifestError, PlanError
 from sentinode.seeds import stream
+from sentinode.storage import write_whole
 
 __all__ = ["ROLES", "Protocol", "Split", "make_splits", "read_splits", "write_splits"]
 
@@ -287,12 +287,9 @@ def write_splits(path: Path | str, manifest: Manifest, protocol: Protocol, split
             {"repeat": split.repeat, "digest": split.digest, **_names_of(manifest, protocol, split)} for split in splits
         ],
     }
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        part.replace(path)
+        write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise ExportError(f"{path}: cannot be written ({error.strerror or error}); choose another --out") from error
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sentinode.errors import ExportError
+from sentinode.storage import write_whole
 
 __all__ = [
     "Drawing",
@@ -149,12 +150,9 @@ def write_page(page: Page, path: Path) -> None:
     ExportError
         If the file cannot be written.
     """
-    unfinished = path.with_name(f".{path.name}.unfinished")
     try:
-        unfinished.write_text(render_page(page), encoding="utf-8")
-        unfinished.replace(path)
+        write_whole(path, render_page(page))
     except OSError as fault:
-        unfinished.unlink(missing_ok=True)
         raise ExportError(
             f"{path}: the page cannot be written ({fault.strerror}); make room or choose another folder"
         ) from None

@@ -9,7 +9,7 @@ import pandas as pd
 
 from sentinode.errors import ExportError
 from sentinode.evaluation.metrics import METRICS
-from sentinode.study.store import write_whole
+from sentinode.storage import write_whole
 from sentinode.study.table import FAMILY, VIEWS, StudyTable
 
 if TYPE_CHECKING:

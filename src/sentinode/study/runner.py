@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import socket
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from sentinode.data.patches import cache_patches
 from sentinode.data.splits import Protocol, Split, make_splits, read_splits, write_splits
 from sentinode.errors import ExportError, MissingExtra, PlanError
 from sentinode.execution import Failure, run_jobs
+from sentinode.storage import whole_file
 from sentinode.study.events import Listener, Preparing, StudyStarted, TrialFailed, TrialFinished, TrialStarted
 from sentinode.study.measure import source_digest, versions
 from sentinode.study.plan import DRAWING, Entry, Plan
@@ -215,14 +215,11 @@ def _overlaps(store: StudyStore, cache: Path, pixels: NDArray[np.uint8], listen:
 
 
 def _keep(frame: pd.DataFrame, path: Path) -> None:
-    temporary = path.with_name(f".part-{path.name}-{socket.gethostname()}-{os.getpid()}")
     try:
-        frame.to_parquet(temporary, index=False)
-        temporary.replace(path)
+        with whole_file(path) as part:
+            frame.to_parquet(part, index=False)
     except OSError as error:
         raise ExportError(f"{path}: cannot be written ({error.strerror or error}); make room") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _splits(plan: Plan, manifest: Manifest, overlaps: Overlaps) -> tuple[Protocol, tuple[Split, ...]]:

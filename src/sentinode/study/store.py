@@ -17,9 +17,7 @@ trials a table shows is said by ``study.json``, the last one written.
 
 import contextlib
 import json
-import os
 import shutil
-import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,16 +25,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import psutil
 
 from sentinode.data.manifest import read_manifest
 from sentinode.data.patches import cache_patches
 from sentinode.errors import ExportError, PlanError
 from sentinode.execution import Failure
+from sentinode.storage import abandoned, whole_folder, write_whole
 
-__all__ = ["StudyResult", "StudyStore", "TrialRecord", "read_study", "read_trials", "write_whole"]
-
-TEMPORARY = ".part-"
+__all__ = ["StudyResult", "StudyStore", "TrialRecord", "read_study", "read_trials"]
 
 
 @dataclass(frozen=True)
@@ -87,20 +83,11 @@ class StudyStore:
         ExportError
             If there is no room or no permission; nothing half-written stays.
         """
-        temporary = self.folder / "trials" / f"{TEMPORARY}{key}-{_owner()}"
-        with _naming(self.folder):
-            try:
-                temporary.mkdir(parents=True)
-                predictions.to_parquet(temporary / "predictions.parquet", index=False)
-                training.to_csv(temporary / "training.csv", index=False)
-                (temporary / "result.json").write_text(_json(result), encoding="utf-8")
-                for file in temporary.iterdir():
-                    _to_disk(file)
-                _to_disk(temporary)
-                self._rename(temporary, key)
-                _to_disk(temporary.parent)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+        # Another run may be first with the same trial: its result stands, ours is dropped.
+        with _naming(self.folder), whole_folder(self._trial(key)) as part:
+            predictions.to_parquet(part / "predictions.parquet", index=False)
+            training.to_csv(part / "training.csv", index=False)
+            (part / "result.json").write_text(_json(result), encoding="utf-8")
         self._failure(key).unlink(missing_ok=True)
 
     def write_failure(self, key: str, failure: Failure, trial: Mapping[str, Any]) -> None:
@@ -201,7 +188,7 @@ class StudyStore:
             If there is no permission.
         """
         with _naming(self.folder):
-            leftovers = [path for path in self.folder.glob(f"**/{TEMPORARY}*") if not _is_in_use(path)]
+            leftovers = abandoned(self.folder)
             for path in leftovers:
                 if path.is_dir():
                     shutil.rmtree(path)
@@ -231,14 +218,6 @@ class StudyStore:
 
     def _failure(self, key: str) -> Path:
         return self.folder / "failures" / f"{key}.json"
-
-    def _rename(self, temporary: Path, key: str) -> None:
-        try:
-            temporary.rename(self._trial(key))
-        except OSError:
-            # Another run was first with the same trial; its result stands, ours is dropped.
-            if not self.has(key):
-                raise
 
 
 @dataclass(frozen=True)
@@ -403,58 +382,8 @@ def read_trials(folder: Path | str) -> tuple[TrialRecord, ...]:
     return read_study(folder).trials
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, flush it to the disk, and rename it.
-
-    Parameters
-    ----------
-    path : Path
-        What it will be called; its folder is made where it is absent.
-    text : str
-        Its content.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written; an earlier file of that name then stays as it was.
-    """
-    # OSError is that of the system.
-    temporary = path.with_name(f"{TEMPORARY}{path.name}-{_owner()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8", newline="")
-        _to_disk(temporary)
-        temporary.replace(path)
-        _to_disk(path.parent)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
 def _json(values: Mapping[str, Any]) -> str:
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-
-
-def _owner() -> str:
-    return f"{socket.gethostname()}-{os.getpid()}"
-
-
-def _is_in_use(path: Path) -> bool:
-    host, _, process = path.name.removeprefix(TEMPORARY).rpartition("-")
-    if not host.endswith(f"-{socket.gethostname()}"):
-        return True  # another machine writes here, too; only it knows
-    return process.isdigit() and psutil.pid_exists(int(process))
-
-
-def _to_disk(path: Path) -> None:
-    # A rename may reach the disk before the content does, unless the content is flushed first.
-    if path.is_dir() and os.name == "nt":
-        return  # Windows has no handle on a folder
-    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,8 @@
 """Draw a cohort of synthetic patches into a folder, with its manifest."""
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 import pandas as pd
 from PIL import Image
@@ -14,6 +12,7 @@ from sentinode.data.manifest import Provenance, make_manifest, read_manifest, wr
 from sentinode.errors import ExportError, ManifestError
 from sentinode.phantom.cohort import CohortPlan, PhantomPatch, draw_cohort
 from sentinode.phantom.patches import CLASSES
+from sentinode.storage import whole_file
 
 __all__ = ["draw_phantom_patches"]
 
@@ -113,14 +112,7 @@ def _row(patch: PhantomPatch) -> dict[str, str | int | float]:
 
 def _save(patch: PhantomPatch, path: Path) -> None:
     # Under a temporary name first: an image that is there is whole.
-    path.parent.mkdir(exist_ok=True)
     note = PngInfo()
     note.add_text("Comment", _NOTE)
-    with NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".png", delete=False) as file:
-        temporary = Path(file.name)
-    try:
-        Image.fromarray(patch.pixels).save(temporary, format="PNG", pnginfo=note, compress_level=1)
-        temporary.chmod(0o644)
-        os.replace(temporary, path)  # noqa: PTH105 - on a path that exists, on every system
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as part:
+        Image.fromarray(patch.pixels).save(part, format="PNG", pnginfo=note, compress_level=1)

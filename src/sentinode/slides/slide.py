@@ -1,0 +1,432 @@
+"""A slide: what is known of it, and its pixels at any place and resolution.
+
+A reader gives the pixels of a level as they are stored; everything else is the same for all formats and stands here:
+which level is read, what lies beyond the border (white, as the glass), how it is resampled (by area). So the same
+tissue comes out whatever levels a file has. The plain way, level 0 shrunk by area, is the oracle of the tests.
+"""
+
+import hashlib
+import importlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sentinode.errors import SlideError
+from sentinode.geometry import Box, Raster, Scale, Size
+from sentinode.slides.resolution import MppSource, MppWish, choose_mpp
+
+__all__ = [
+    "READERS",
+    "SUFFIXES",
+    "LevelReader",
+    "OpenedFile",
+    "Pixels",
+    "Slide",
+    "SlideInfo",
+    "fingerprint",
+    "open_slide",
+]
+
+Pixels = NDArray[np.uint8]
+"""(h, w, 3) uint8, red, green, blue."""
+
+WHITE = 255
+
+READERS: Mapping[str, str] = MappingProxyType({
+    "openslide": "sentinode.slides.openslide_reader:open_with_openslide",
+    "tiff": "sentinode.slides.tiff_reader:open_tiff",
+    "image": "sentinode.slides.image_reader:open_image",
+})
+"""Reader -> where the function lies that opens a file with it. A new format is a module and a line here."""
+
+_OPENSLIDE_FIRST = ("openslide", "tiff")
+_TIFF_FIRST = ("openslide", "tiff", "image")
+SUFFIXES: Mapping[str, tuple[str, ...]] = MappingProxyType({
+    **dict.fromkeys((".svs", ".ndpi", ".bif", ".scn", ".svslide"), _OPENSLIDE_FIRST),
+    **dict.fromkeys((".mrxs", ".vms", ".vmu", ".czi", ".dcm"), ("openslide",)),
+    **dict.fromkeys((".ome.tif", ".ome.tiff"), ("tiff", "openslide", "image")),
+    **dict.fromkeys((".tif", ".tiff", ".btf"), _TIFF_FIRST),
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp"), ("image",)),
+})
+"""Suffix -> readers to try, in this order. A file of another suffix is tried with all of them."""
+
+MOST_PIXELS = 2**24
+"""Stored pixels read at a time (48 MiB); of more, a picture is made in bands, so that memory stays bounded."""
+
+
+class LevelReader(Protocol):
+    """The pixels of a file, level by level, as they are stored."""
+
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        """Read a part of a level, in pixels of that level; it lies within. (height, width, 3)."""
+        ...
+
+    def close(self) -> None:
+        """Let the file go."""
+        ...
+
+
+@dataclass(frozen=True)
+class OpenedFile:
+    """What a reader found in a file.
+
+    Parameters
+    ----------
+    reader : LevelReader
+        For its pixels; safe to call from several threads at once.
+    levels : tuple of Size
+        From the largest; at least one.
+    mpp : (x, y) float, optional
+        Micrometres a level-0 pixel, as the file says.
+    objective : float, optional
+        Objective power, as the file says.
+    vendor : str
+        E.g. ``"aperio"``, ``"generic-tiff"``, ``"ome-tiff"``, ``"png"``.
+    bounds : Box, optional
+        The part that was scanned, where the file says so (MRXS).
+    properties : mapping of str to str
+        What else the file says. No label or barcode image is ever read.
+    """
+
+    reader: LevelReader
+    levels: tuple[Size, ...]
+    mpp: tuple[float, float] | None = None
+    objective: float | None = None
+    vendor: str = ""
+    bounds: Box | None = None
+    properties: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SlideInfo:
+    """What is known of a slide without its pixels.
+
+    Parameters
+    ----------
+    path : Path
+        Of the file; its stem is the slide's id.
+    size : Size
+        Level 0.
+    levels : tuple of Size
+        From level 0 down.
+    mpp : float or None
+        Micrometres a level-0 pixel; None where nobody knows.
+    mpp_source : {"file", "objective", "given", "unknown"}
+        Where that comes from.
+    vendor : str
+        As the reader calls it.
+    reader : str
+        Which reader opened it: a key of `READERS`.
+    fingerprint : str
+        Of the content (`fingerprint`).
+    objective : float or None
+        Objective power, as the file says.
+    bounds : Box or None
+        The scanned part, where the file says so.
+    note : str
+        What a reader of the result should know of its resolution.
+    """
+
+    path: Path
+    size: Size
+    levels: tuple[Size, ...]
+    mpp: float | None
+    mpp_source: MppSource
+    vendor: str
+    reader: str
+    fingerprint: str
+    objective: float | None = None
+    bounds: Box | None = None
+    note: str = ""
+
+    @property
+    def slide_id(self) -> str:
+        """The stem of the file; of ``a.ome.tif`` it is ``a``."""
+        stem = self.path.stem
+        return stem[: -len(".ome")] if stem.lower().endswith(".ome") else stem
+
+    @property
+    def scale(self) -> Scale:
+        """Converts pixels and micrometres.
+
+        Raises
+        ------
+        SlideError
+            If the mpp is not known.
+        """
+        if self.mpp is None:
+            why = f" ({self.note})" if self.note else ""
+            raise SlideError(
+                f"{self.path}: has no mpp (micrometres a pixel){why}; give it with --mpp, e.g. 0.25 for a 40x scan, "
+                "or for many slides in a CSV with the columns slide,mpp"
+            )
+        return Scale(self.mpp)
+
+
+@dataclass(frozen=True, eq=False)
+class Slide:
+    """A slide that is open. Use it in a ``with`` block, or close it.
+
+    Parameters
+    ----------
+    info : SlideInfo
+        What is known of it.
+    reader : LevelReader
+        For its pixels.
+    """
+
+    info: SlideInfo
+    reader: LevelReader
+
+    def read(self, box: Box, mpp: float) -> Pixels:
+        """Read a part of the slide at a resolution.
+
+        Parameters
+        ----------
+        box : Box
+            Level-0 pixels; what lies beyond the slide comes out white.
+        mpp : float
+            Micrometres a pixel of the result; between levels, or finer than the slide, is fine.
+
+        Returns
+        -------
+        (h, w, 3) uint8
+            As large as `Scale.pixels` says.
+
+        Raises
+        ------
+        SlideError
+            If the slide's mpp is not known, or the file cannot be read there.
+        """
+        # SlideError is that of the two.
+        return self.read_pixels(box, self.info.scale.pixels(box.size, mpp))
+
+    def read_pixels(self, box: Box, pixels: Size) -> Pixels:
+        """Read a part of the slide into a picture of a stated size.
+
+        Parameters
+        ----------
+        box : Box
+            Level-0 pixels; what lies beyond the slide comes out white.
+        pixels : Size
+            Of the result.
+
+        Returns
+        -------
+        (pixels.height, pixels.width, 3) uint8
+            Shrunk by area from the next finer level, or interpolated where no level is as fine.
+
+        Raises
+        ------
+        SlideError
+            If the file cannot be read there.
+        """
+        # SlideError is the reader's.
+        level = _level_for(self.info.levels, box.width / pixels.width, box.height / pixels.height)
+        raster = Raster(self.info.size, self.info.levels[level])
+        left, upper, right, lower = raster.window(box)
+        rows_at_once = max(1, int(MOST_PIXELS / max(1.0, right - left) / ((lower - upper) / pixels.height)))
+        picture = np.empty((*pixels.shape, 3), dtype=np.uint8)
+        for begin in range(0, pixels.height, rows_at_once):
+            end = min(begin + rows_at_once, pixels.height)
+            top = upper + (lower - upper) * begin / pixels.height
+            bottom = upper + (lower - upper) * end / pixels.height
+            window = (left, top, right, bottom)
+            picture[begin:end] = self._resampled(level, window, Size(pixels.width, end - begin))
+        return picture
+
+    def thumbnail(self, longest: int) -> Pixels:
+        """Read the whole slide, small.
+
+        Parameters
+        ----------
+        longest : int
+            Pixels of the longer side, at most.
+
+        Returns
+        -------
+        (h, w, 3) uint8
+            Of the size ``info.size.fitted(longest)``.
+
+        Raises
+        ------
+        SlideError
+            If the file cannot be read.
+        """
+        # SlideError is the reader's.
+        return self.read_pixels(Box.whole(self.info.size), self.info.size.fitted(longest))
+
+    def close(self) -> None:
+        """Let the file go."""
+        self.reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _resampled(self, level: int, window: tuple[float, float, float, float], pixels: Size) -> Pixels:
+        left, upper, right, lower = window
+        x, y, end_x, end_y = math.floor(left), math.floor(upper), math.ceil(right), math.ceil(lower)
+        stored = self._stored(level, x, y, end_x - x, end_y - y)
+        if (right - left, lower - upper) == (pixels.width, pixels.height) and (left, upper) == (x, y):
+            return stored
+        shrinks = right - left >= pixels.width and lower - upper >= pixels.height
+        return np.asarray(
+            Image.fromarray(stored).resize(
+                (pixels.width, pixels.height),
+                Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR,
+                box=(left - x, upper - y, right - x, lower - y),
+            )
+        )
+
+    def _stored(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        # A part of a level, white where it reaches beyond.
+        inside = Box.whole(self.info.levels[level]).cut(Box(x, y, width, height))
+        if inside is not None and (inside.width, inside.height) == (width, height):
+            return self.reader.read_level(level, x, y, width, height)
+        part = np.full((height, width, 3), WHITE, dtype=np.uint8)
+        if inside is not None:
+            stored = self.reader.read_level(level, inside.x, inside.y, inside.width, inside.height)
+            part[inside.y - y : inside.bottom - y, inside.x - x : inside.right - x] = stored
+        return part
+
+
+def open_slide(path: Path | str, wish: MppWish | None = None, *, reader: str | None = None) -> Slide:
+    """Open a slide: choose the reader by the suffix, then by what opens it.
+
+    Parameters
+    ----------
+    path : Path or str
+        Of the file.
+    wish : MppWish, optional
+        What is known of its resolution beside the file.
+    reader : str, optional
+        A key of `READERS`, to try no other.
+
+    Returns
+    -------
+    Slide
+        To be closed.
+
+    Raises
+    ------
+    SlideError
+        If there is no such file, or no reader can open it; also if the wish is not plausible.
+    """
+    # SlideError is also choose_mpp's.
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "is not there"
+        raise SlideError(f"{path}: {what}; give the file of a slide")
+    wish = MppWish() if wish is None else wish
+    name, opened = _opened(path, _readers_for(path) if reader is None else (reader,))
+    try:
+        resolution = choose_mpp(path, wish, opened.mpp, opened.objective)
+        info = SlideInfo(
+            path=path,
+            size=opened.levels[0],
+            levels=opened.levels,
+            mpp=resolution.mpp,
+            mpp_source=resolution.source,
+            vendor=opened.vendor,
+            reader=name,
+            fingerprint=fingerprint(path),
+            objective=opened.objective,
+            bounds=opened.bounds,
+            note=resolution.note,
+        )
+    except SlideError:
+        opened.reader.close()
+        raise
+    return Slide(info, opened.reader)
+
+
+def fingerprint(path: Path) -> str:
+    """Recognise the content of a slide without reading gigabytes.
+
+    Parameters
+    ----------
+    path : Path
+        Of the file. Beside an MRXS, VMS or VMU file, its folder of the same name counts as well.
+
+    Returns
+    -------
+    str
+        SHA-256 (hex) over the sizes of the files, their first and last MiB and 64 blocks of 64 KiB between.
+
+    Raises
+    ------
+    SlideError
+        If a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        for file in _files_of(path):
+            digest.update(f"{file.name if file != path else ''}\0{file.stat().st_size}\0".encode())
+            for block in _blocks(file):
+                digest.update(block)
+    except OSError as error:
+        raise SlideError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return digest.hexdigest()
+
+
+def _opened(path: Path, names: Sequence[str]) -> tuple[str, OpenedFile]:
+    reasons = []
+    for name in names:
+        module, function = READERS[name].split(":")
+        opener: Callable[[Path], OpenedFile] = getattr(importlib.import_module(module), function)
+        try:
+            return name, opener(path)
+        except SlideError as error:
+            reasons.append(str(error).removeprefix(f"{path}: "))
+    raise SlideError(f"{path}: {reasons[0]}" if len(set(reasons)) == 1 else f"{path}: {'; '.join(reasons)}")
+
+
+def _readers_for(path: Path) -> tuple[str, ...]:
+    name = path.name.lower()
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if name.endswith(suffix):
+            return SUFFIXES[suffix]
+    return tuple(READERS)
+
+
+def _level_for(levels: Sequence[Size], across: float, down: float) -> int:
+    # The coarsest level that is as fine as what is wanted; levels that miss it by rounding count as fine enough.
+    wanted = min(across, down) * (1 + 1e-3)
+    chosen = 0
+    for number, size in enumerate(levels):
+        downsample = max(levels[0].width / size.width, levels[0].height / size.height)
+        if downsample <= wanted:
+            chosen = number
+    return chosen
+
+
+def _files_of(path: Path) -> tuple[Path, ...]:
+    folder = path.with_suffix("")
+    beside = folder if path.suffix.lower() == ".mrxs" and folder.is_dir() else None
+    return (path, *(sorted(file for file in beside.iterdir() if file.is_file()) if beside else ()))
+
+
+def _blocks(file: Path, edge: int = 2**20, between: int = 64, width: int = 2**16) -> Iterator[bytes]:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        if size <= 2 * edge + between * width:
+            yield from iter(lambda: stream.read(edge), b"")
+            return
+        yield stream.read(edge)
+        for number in range(between):
+            stream.seek(edge + (size - 2 * edge) * number // between)
+            yield stream.read(width)
+        stream.seek(size - edge)
+        yield stream.read(edge)
