@@ -22,6 +22,11 @@ LIGHT = [
     "sentinode.evaluation.statistics",
     "sentinode.algorithms.registry",
     "sentinode.report.page",
+    "sentinode.geometry",
+    "sentinode.slides.slide",
+    "sentinode.models.bundle",
+    "sentinode.models.runtime",
+    "sentinode.workflows.evaluating",
 ]
 
 

@@ -221,6 +221,55 @@ def demo(
     _show_study(result.table, result.folder / "study", as_json=as_json)
 
 
+@app.command(epilog="Example: sentinode train manifest.csv --algorithm paper-cnn --set epochs=30 --out model")
+def train(  # noqa: PLR0913 - the options of a command
+    manifest: Annotated[Path, _path_argument(help="Images to learn from: a manifest, .csv or .parquet.")],
+    *,
+    out: Annotated[Path, _path_option(help="The folder of the model to write; the same one goes on when interrupted.")],
+    algorithm: Annotated[str, typer.Option(help="The recipe: see sentinode algorithm list.")] = "paper-cnn",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the recipe, e.g. epochs=30; may be repeated.")
+    ] = None,
+    test: Annotated[float, typer.Option(help="Share of the patients kept apart to measure the model.")] = 0.25,
+    stop: Annotated[float, typer.Option(help="Share of the patients that decide when training stops.")] = 0.15,
+    unknown: Annotated[str, typer.Option(help="Images of unknown patients: leave-out or train.")] = "leave-out",
+    mpp: Annotated[float | None, typer.Option(help="Micrometres a pixel, where the manifest does not say.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed, the same patients and weights.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Train a recogniser, measure it on patients kept apart, and write it as a model."""
+    from sentinode.terminal import print_evaluation, print_json, training_progress
+    from sentinode.workflows.training import TrainingWish, parse_settings, train_model
+
+    wish = TrainingWish(algorithm, parse_settings(settings or []), test, stop, unknown, mpp, seed)
+    with training_progress() as listen:
+        bundle = train_model(manifest, out, wish, listen)
+    if as_json:
+        print_json({"model": str(out), "digest": bundle.digest, **bundle.facts.model_dump(mode="json")})
+    else:
+        print_evaluation(bundle.facts.metrics, bundle.facts.data.n_patients.get("test", 0), str(out))
+
+
+@app.command(epilog="Example: sentinode evaluate other-hospital.csv --model model --json")
+def evaluate(
+    manifest: Annotated[Path, _path_argument(help="Labelled images of patients whom the model has not seen.")],
+    *,
+    model: Annotated[Path, _path_option(help="The folder that sentinode train wrote.")],
+    predictions: Annotated[Path | None, _path_option(help="A CSV to write: each image, its probabilities.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model on images that it has not seen, with intervals over patients; refuses those that it has."""
+    from sentinode.terminal import print_evaluation, print_json, progress
+    from sentinode.workflows.evaluating import evaluate_model
+
+    with progress("recognising") as advance:
+        found = evaluate_model(manifest, model, predictions=predictions, on_progress=advance)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_evaluation(found.metrics, found.n_patients, str(model), n_unknown=found.n_unknown)
+
+
 @study_app.command("run", epilog="Example: sentinode study run study.toml --out results")
 def study_run(
     plan: Annotated[Path, _path_argument(help="The plan, a TOML file.")],

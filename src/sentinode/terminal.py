@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +17,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from sentinode.data.leakage import LeakageFinding
+    from sentinode.models.bundle import Value
     from sentinode.study.events import Listener, StudyEvent
     from sentinode.study.table import StudyTable
     from sentinode.workflows.checking import CheckReport
     from sentinode.workflows.describing import Description
+    from sentinode.workflows.training import TrainingEvent
 
 __all__ = [
     "console",
     "message_console",
     "print_check",
     "print_description",
+    "print_evaluation",
     "print_json",
     "print_manifest",
     "print_rows",
@@ -35,6 +38,7 @@ __all__ = [
     "say",
     "start_logging",
     "study_progress",
+    "training_progress",
 ]
 
 PLAIN_LINE_EVERY_SECONDS = 5.0
@@ -110,6 +114,32 @@ def print_rows(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     console().print(table)
+
+
+def print_evaluation(metrics: "Mapping[str, Value]", n_patients: int, model: str, *, n_unknown: int = 0) -> None:
+    """Say how good a model is.
+
+    Parameters
+    ----------
+    metrics : mapping of str to Value
+        With intervals over patients; None where one cannot be had.
+    n_patients : int
+        That were tested.
+    model : str
+        Where the model lies.
+    n_unknown : int
+        Tested images whose patient nobody knows.
+    """
+    if metrics:
+        rows = [(name, _share(one.value), f"{_share(one.low)} to {_share(one.high)}") for name, one in metrics.items()]
+        print_rows(("", "value", "95 % over patients"), rows)
+    if n_unknown:
+        say(f"{n_unknown} images of unknown patients count as a patient each: the intervals are too short")
+    say(f"{model}: measured on {n_patients} patients whom it has not seen. Research use only")
+
+
+def _share(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"
 
 
 def print_manifest(frame: "pd.DataFrame", classes: Sequence[str], path: str) -> None:
@@ -293,13 +323,53 @@ def study_progress() -> "Iterator[Listener]":
         yield _StudyLines(stack)
 
 
-class _StudyLines:
-    """Turns the events of a study into lines, and the phases into progress."""
+@contextmanager
+def training_progress() -> "Iterator[Callable[[TrainingEvent], None]]":
+    """Show a training while it runs: a bar where there is a terminal, a line an epoch elsewhere.
+
+    Yields
+    ------
+    Callable[[TrainingEvent], None]
+        To be given to the training as ``on_event``.
+    """
+    with ExitStack() as stack:
+        yield _TrainingLines(stack)
+
+
+class _Phases:
+    """Shows one phase after another, each with a bar of its own."""
 
     def __init__(self, stack: ExitStack) -> None:
         self.stack = stack
         self.phase = ""
         self.advance: Callable[[int, int], None] = lambda _done, _total: None
+
+    def show(self, what: str, done: int, total: int, *, quiet: bool = False) -> None:
+        if what != self.phase:
+            self.stack.close()  # one bar at a time
+            self.phase = what
+            self.advance = self.stack.enter_context(progress(what, quiet=quiet))
+        self.advance(done, total)
+
+
+class _TrainingLines(_Phases):
+    """Turns the events of a training into lines, and the phases into progress."""
+
+    def __call__(self, event: "TrainingEvent") -> None:
+        from sentinode.workflows.training import EpochDone, Preparation  # noqa: PLC0415 - only a training needs it
+
+        match event:
+            case Preparation(what, done, total):
+                self.show(what, done, total)
+            case EpochDone(record, done, total):
+                self.show("training", done - 1, total)
+                stop = "" if record.stop_loss != record.stop_loss else f", on stop patients {record.stop_loss:.4f}"
+                say(f"{record.stage}, epoch {record.epoch}: loss {record.loss:.4f}{stop} ({record.seconds:.1f} s)")
+                self.advance(done, total)
+
+
+class _StudyLines(_Phases):
+    """Turns the events of a study into lines, and the phases into progress."""
 
     def __call__(self, event: "StudyEvent") -> None:
         from sentinode.study.events import (  # noqa: PLC0415 - only a study needs it
@@ -312,11 +382,11 @@ class _StudyLines:
 
         match event:
             case Preparing(what, done, total):
-                self._show(what, done, total)
+                self.show(what, done, total)
             case StudyStarted(n_trials, n_stored):
                 if n_stored:
                     say(f"{n_stored} of {n_trials} trials are stored already and are not done again")
-                self._show("trials", n_stored, n_trials)
+                self.show("trials", n_stored, n_trials, quiet=True)
             case TrialStarted():
                 pass
             case TrialFinished(name, repeat, seconds, n_done, n_trials, left):
@@ -325,13 +395,6 @@ class _StudyLines:
             case TrialFailed(name, repeat, failure, n_done, n_trials, _):
                 say(f"{n_done}/{n_trials}  {name}, repeat {repeat + 1}: failed: {failure.message}")
                 self.advance(n_done, n_trials)
-
-    def _show(self, what: str, done: int, total: int) -> None:
-        if what != self.phase:
-            self.stack.close()  # one bar at a time
-            self.phase = what
-            self.advance = self.stack.enter_context(progress(what, quiet=what == "trials"))
-        self.advance(done, total)
 
 
 class _PlainLines:

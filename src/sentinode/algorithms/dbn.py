@@ -19,6 +19,8 @@ from sentinode.algorithms.training_plan import TrainingPlan
 from sentinode.errors import PlanError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from sentinode.algorithms.pretraining import Inputs
     from sentinode.algorithms.rbm import PretrainingPlan
 
@@ -312,6 +314,19 @@ class DeepBeliefNetwork(BaseEstimator):
             device=self.device,
             threads=self.threads,
         )
+
+    def as_network(self) -> "nn.Module":
+        """Give the trained recogniser as one network, to be written to a file.
+
+        Returns
+        -------
+        WholeNetwork
+            (b, h, w, 3) uint8 -> (b, k) float32 probabilities; it shares its weights with this one.
+        """
+        from sentinode.algorithms.training import WholeNetwork  # noqa: PLC0415 - it imports torch
+
+        check_is_fitted(self)
+        return WholeNetwork(self.network_, self.inputs_)
 
     def describe(self, size: tuple[int, int]) -> tuple[LayerRow, ...]:
         """Describe the network layer by layer, without training and without torch.

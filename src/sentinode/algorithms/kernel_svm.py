@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.metrics import pairwise_distances
 from sklearn.metrics.pairwise import additive_chi2_kernel
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
@@ -209,7 +209,8 @@ class KernelSVM(BaseEstimator):
         )
 
     def _machine(self, vectors: NDArray[np.float64], codes: NDArray[np.int64]) -> "KernelMachine":
-        return KernelMachine(self).fit(vectors, codes)
+        # A copy of the settings: a recogniser that held itself could not be written to a file.
+        return KernelMachine(clone(self)).fit(vectors, codes)
 
     def _require_settings(self) -> None:
         Descriptors(self.descriptors).require_parts()

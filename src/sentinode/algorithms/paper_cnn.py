@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +16,9 @@ from sentinode.algorithms.registry import PatchSequence
 from sentinode.algorithms.samples import encode_labels, encode_stop, patch_size, require_size
 from sentinode.algorithms.training_plan import TrainingPlan
 from sentinode.errors import PlanError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["PAPER_LAYERS", "PaperCNN"]
 
@@ -230,6 +233,19 @@ class PaperCNN(BaseEstimator):
             device=self.device,
             threads=self.threads,
         )
+
+    def as_network(self) -> "nn.Module":
+        """Give the trained recogniser as one network, to be written to a file.
+
+        Returns
+        -------
+        WholeNetwork
+            (b, h, w, 3) uint8 -> (b, k) float32 probabilities; it shares its weights with this one.
+        """
+        from sentinode.algorithms.training import WholeNetwork  # noqa: PLC0415 - it imports torch
+
+        check_is_fitted(self)
+        return WholeNetwork(self.network_, self.standardiser_)
 
     def describe(self, size: tuple[int, int]) -> tuple[LayerRow, ...]:
         """Describe the network layer by layer, without training and without torch.

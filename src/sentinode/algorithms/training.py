@@ -39,6 +39,7 @@ __all__ = [
     "Standardiser",
     "TrainingLog",
     "TrainingPlan",
+    "WholeNetwork",
     "decay_penalty",
     "fit_network",
     "n_orientations",
@@ -446,6 +447,41 @@ def predict_network(
         finally:
             network.to("cpu")
     return functional.softmax(logits, dim=1).numpy()
+
+
+class WholeNetwork(nn.Module):
+    """A recogniser as one network, from pixels as they are stored to probabilities; on the CPU, in float32.
+
+    It is what goes into a file and runs elsewhere, so that whoever runs it cannot standardise in another way.
+
+    Parameters
+    ----------
+    network : nn.Module
+        From prepared images to logits.
+    prepare : callable
+        As in training.
+    """
+
+    def __init__(self, network: nn.Module, prepare: Prepare) -> None:
+        super().__init__()
+        self.network = network
+        self._prepare = prepare
+        self.eval()
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        """Recognise.
+
+        Parameters
+        ----------
+        tiles : (b, h, w, 3) uint8
+            Red, green, blue.
+
+        Returns
+        -------
+        (b, k) float32
+            Softmax.
+        """
+        return functional.softmax(self.network(self._prepare(tiles.permute(0, 3, 1, 2))), dim=1)
 
 
 @dataclass

@@ -1,0 +1,401 @@
+"""A trained model on disk: a folder that says what it is, and in which nothing can be changed unnoticed.
+
+::
+
+    BUNDLE/bundle.json          what it is: classes, tile size, mpp, algorithm, data, metrics, intended use, digests
+    BUNDLE/graph.onnx           a network: pixels in, probabilities out; or
+    BUNDLE/estimator.skops      another algorithm, as scikit-learn's safe format holds it
+    BUNDLE/weights.safetensors  of a network, for whoever wants to train on
+    BUNDLE/seen.json            salted digests of the patients and images that it was trained on
+    BUNDLE/training.csv         the training log
+    BUNDLE/README.md            the same for a person
+
+No file is a pickle: nothing that is read can run anything. ``bundle.json`` holds the digest of each file, and a digest
+of itself with all of these in it, which is the model's name in every result.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sentinode.errors import ExportError, ModelError
+from sentinode.storage import whole_folder
+
+__all__ = [
+    "ESTIMATOR_FILE",
+    "GRAPH_FILE",
+    "Bundle",
+    "BundleFacts",
+    "DataFacts",
+    "Seen",
+    "TileFacts",
+    "Value",
+    "image_digest",
+    "patient_digest",
+    "read_bundle",
+    "write_bundle",
+]
+
+FORMAT = "sentinode-bundle"
+VERSION = 1
+GRAPH_FILE = "graph.onnx"
+ESTIMATOR_FILE = "estimator.skops"
+_FACTS = "bundle.json"
+_SEEN = "seen.json"
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+INTENDED_USE = (
+    "Research use only. Not a medical device: no diagnosis may rest on it. Made for images of the tissue, stain, "
+    "scanner and resolution that it was trained on; elsewhere it must be evaluated anew."
+)
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Value(_Facts):
+    """A number with its 95 % interval over patients; None where it cannot be had."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+class TileFacts(_Facts):
+    """What the model takes: (height, width, 3) uint8, red, green, blue, at `mpp` micrometres a pixel."""
+
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    mpp: float | None = Field(default=None, gt=0)
+    mpp_source: Literal["manifest", "given", "unknown"] = "unknown"
+
+
+class DataFacts(_Facts):
+    """What the model was trained on, and what was kept from it."""
+
+    manifest: str
+    split: str
+    n_images: dict[str, int]
+    n_patients: dict[str, int]
+    unknown: Literal["leave-out", "train"] = "leave-out"
+    synthetic: bool = False
+    source: str = ""
+    licence: str = ""
+
+
+class BundleFacts(_Facts):
+    """All that is known of a model, as ``bundle.json`` has it.
+
+    `classes` has the positive one last, as the manifest; `columns` is their order in what the file of the model gives.
+    The metrics are those of the test part (name -> value with its interval over patients), empty where there was
+    none. `settings` has every setting of the algorithm, the defaults included.
+    """
+
+    algorithm: str
+    settings: dict[str, Any]
+    seed: int
+    classes: tuple[str, ...] = Field(min_length=2)
+    columns: tuple[str, ...] = Field(min_length=2)
+    tile: TileFacts
+    data: DataFacts
+    versions: dict[str, str]
+    training: dict[str, Any] = Field(default_factory=dict)
+    metrics: dict[str, Value] = Field(default_factory=dict)
+    intended_use: str = INTENDED_USE
+
+    @property
+    def positive(self) -> str:
+        """The class that is looked for: the last one."""
+        return self.classes[-1]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Digests of what a model was trained on, so that nobody tests it on the same by mistake.
+
+    Parameters
+    ----------
+    patients, images : frozenset of str
+        Of `patient_digest` and `image_digest`: whoever holds the bundle cannot read an id out of it, only ask
+        whether one was there.
+    """
+
+    patients: frozenset[str]
+    images: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that was read, and is as it was written.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it lies.
+    facts : BundleFacts
+        What it is.
+    files : mapping of str to str
+        Name -> SHA-256 (hex).
+    digest : str
+        SHA-256 (hex) over all of it: the model's name in every result.
+    """
+
+    folder: Path
+    facts: BundleFacts
+    files: Mapping[str, str]
+    digest: str
+
+    def seen(self) -> Seen:
+        """Read what it was trained on.
+
+        Returns
+        -------
+        Seen
+            Digests.
+
+        Raises
+        ------
+        ModelError
+            If the file cannot be read.
+        """
+        values = _read_json(self.folder / _SEEN)
+        return Seen(frozenset(values.get("patients", ())), frozenset(values.get("images", ())))
+
+
+def patient_digest(patient: str) -> str:
+    """Digest the id of a patient (or slide, where that is all one knows).
+
+    Parameters
+    ----------
+    patient : str
+        As the manifest has it.
+
+    Returns
+    -------
+    str
+        SHA-256 (hex), salted: a table of digests of common ids made elsewhere does not fit.
+    """
+    return hashlib.sha256(f"sentinode patient\0{patient}".encode()).hexdigest()
+
+
+def image_digest(pixels: NDArray[np.uint8]) -> str:
+    """Digest what an image shows, whatever its file is called.
+
+    Parameters
+    ----------
+    pixels : (h, w, 3) uint8
+        Decoded.
+
+    Returns
+    -------
+    str
+        SHA-256 (hex).
+    """
+    return hashlib.sha256(f"{pixels.shape}".encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def write_bundle(folder: Path, facts: BundleFacts, content: Mapping[str, bytes], seen: Seen) -> Bundle:
+    """Write a bundle: whole, or not at all.
+
+    Parameters
+    ----------
+    folder : Path
+        Must not be there yet.
+    facts : BundleFacts
+        What it is.
+    content : mapping of str to bytes
+        Name -> content of each file beside the three that this function makes.
+    seen : Seen
+        What it was trained on.
+
+    Returns
+    -------
+    Bundle
+        As it lies there.
+
+    Raises
+    ------
+    ExportError
+        If there is something of that name, or no room or permission.
+    """
+    require_free(folder)
+    listed = {"patients": sorted(seen.patients), "images": sorted(seen.images)}
+    files = {**content, _SEEN: _json(listed), "README.md": model_card(facts).encode()}
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
+    stated = {"format": FORMAT, "version": VERSION, **facts.model_dump(mode="json"), "files": digests}
+    digest = _digest(stated)
+    try:
+        with whole_folder(folder) as part:
+            for name, data in files.items():
+                (part / name).write_bytes(data)
+            (part / _FACTS).write_bytes(_json({**stated, "digest": digest}))
+    except OSError as error:
+        raise ExportError(
+            f"{folder}: cannot be written ({error.strerror or error}); make room, or choose another --out"
+        ) from error
+    return Bundle(folder, facts, digests, digest)
+
+
+def require_free(folder: Path) -> None:
+    """Refuse to write over what is there, before hours of training and not after.
+
+    Parameters
+    ----------
+    folder : Path
+        Where a bundle shall be.
+
+    Raises
+    ------
+    ExportError
+        If there is something of that name.
+    """
+    if folder.exists():
+        raise ExportError(f"{folder}: is there already; choose another --out, or remove it first")
+
+
+def read_bundle(folder: Path | str) -> Bundle:
+    """Read a bundle and check that it is as it was written.
+
+    Parameters
+    ----------
+    folder : Path or str
+        Of the bundle.
+
+    Returns
+    -------
+    Bundle
+        Checked: every file has the content that it was written with.
+
+    Raises
+    ------
+    ModelError
+        If there is none, a file is missing or was changed, or a newer Sentinode wrote it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: is no model; give the folder that 'sentinode train' wrote")
+    stated = _read_json(folder / _FACTS)
+    if stated.pop("format", None) != FORMAT:
+        raise ModelError(f"{folder}: is no model of Sentinode ({_FACTS} does not say so)")
+    version = stated.pop("version", None)
+    if not isinstance(version, int) or version > VERSION:
+        raise ModelError(f"{folder}: has format {version}, and this Sentinode reads {VERSION}; update Sentinode")
+    digest = stated.pop("digest", None)
+    if digest != _digest({"format": FORMAT, "version": version, **stated}):
+        raise ModelError(f"{folder}: {_FACTS} was changed after it was written; copy the model anew, or train it again")
+    files = dict(stated.pop("files", {}))
+    _check_files(folder, files)
+    try:
+        facts = BundleFacts.model_validate(stated)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        raise ModelError(f"{folder / _FACTS}: {where}: {fault['msg']}") from error
+    return Bundle(folder, facts, files, str(digest))
+
+
+def model_card(facts: BundleFacts) -> str:
+    """Describe a model for a person, with the front matter that model hubs read.
+
+    Parameters
+    ----------
+    facts : BundleFacts
+        What it is.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
+    tile, data = facts.tile, facts.data
+    mpp = "an unknown resolution" if tile.mpp is None else f"{tile.mpp:g} um a pixel"
+    counts = ", ".join(
+        f"{role}: {data.n_images[role]} images of {data.n_patients.get(role, 0)} patients"
+        for role in data.n_images
+        if data.n_images[role]
+    )
+    lines = [
+        "---",
+        "library_name: sentinode",
+        "tags: [histology, pathology, vision]",
+        "pipeline_tag: image-classification",
+        "---",
+        "",
+        f"# {facts.algorithm}: {', '.join(facts.classes[:-1])} or {facts.positive}",
+        "",
+        f"**{facts.intended_use}**",
+        "",
+        f"Takes tiles of {tile.width} x {tile.height} px at {mpp}.",
+        "",
+        "## Data",
+        "",
+        *(["Synthetic images: what follows says nothing about tissue.", ""] if data.synthetic else []),
+        f"{data.source or 'no source stated'}; {data.licence or 'no licence stated'}. {counts}.",
+        "",
+        "## Performance",
+        "",
+        *_performance(facts.metrics),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _performance(metrics: Mapping[str, Value]) -> Iterable[str]:
+    if not metrics:
+        return ["Not known: no patients were kept for a test. Measure it with `sentinode evaluate`."]
+    rows = [f"| {name} | {_text(one.value)} | {_text(one.low)} to {_text(one.high)} |" for name, one in metrics.items()]
+    return [
+        "On the test patients, which nothing was chosen on:",
+        "",
+        "| | | 95 % over patients |",
+        "|---|---|---|",
+        *rows,
+    ]
+
+
+def _text(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"
+
+
+def _check_files(folder: Path, files: Mapping[str, str]) -> None:
+    for name, expected in files.items():
+        if not _PLAIN_NAME.fullmatch(name):
+            raise ModelError(f"{folder}: lists a file {name!r}, which cannot be one of its own")
+        try:
+            found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        except OSError as error:
+            raise ModelError(
+                f"{folder / name}: cannot be read ({error.strerror or error}); copy the model anew"
+            ) from error
+        if found != expected:
+            raise ModelError(
+                f"{folder / name}: was changed after it was written; copy the model anew, or train it again"
+            )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"{path.parent}: is no model ({path.name} is absent); give the folder that 'sentinode train' wrote"
+        ) from error
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{path}: cannot be read ({error}); copy the model anew, or train it again") from error
+
+
+def _json(values: Mapping[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

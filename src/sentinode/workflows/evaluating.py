@@ -1,0 +1,218 @@
+"""How good is a model on images that it has not seen? With intervals over patients, and a refusal where it has."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from sentinode.data.manifest import Manifest, read_manifest
+from sentinode.data.patches import PatchSource
+from sentinode.errors import ExportError, LeakageError, ModelError
+from sentinode.evaluation.bootstrap import Interval, RepeatPredictions, Statistic, bootstrap_patients
+from sentinode.models.bundle import Bundle, Value, image_digest, patient_digest, read_bundle
+from sentinode.models.runtime import open_recogniser
+from sentinode.storage import whole_file
+
+__all__ = ["Evaluation", "evaluate_model", "measure_predictions"]
+
+BATCH = 64
+METRICS = ("auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "log_loss", "brier")
+SHOWN = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What came out.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        The model.
+    metrics : dict of str to Value
+        Pooled over the images, each with its 95 % interval over patients.
+    n_images, n_patients : int
+        That were tested.
+    n_unknown : int
+        Images whose patient nobody knows; they count as a patient each, which makes the intervals too short.
+    predictions : DataFrame
+        ``image_id, patient_id, label, proba_<class> ...``.
+    """
+
+    bundle: Bundle
+    metrics: dict[str, Value]
+    n_images: int
+    n_patients: int
+    n_unknown: int
+    predictions: pd.DataFrame
+
+    def to_json(self) -> dict[str, Any]:
+        """Write it as JSON would.
+
+        Returns
+        -------
+        dict
+            Each metric as ``value, low, high``, and the counts.
+        """
+        return {
+            "model": self.bundle.digest,
+            **{name: one.model_dump() for name, one in self.metrics.items()},
+            "n_images": self.n_images,
+            "n_patients": self.n_patients,
+            "n_unknown": self.n_unknown,
+        }
+
+
+def evaluate_model(
+    manifest: Path | str,
+    model: Path | str,
+    *,
+    predictions: Path | str | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Measure a model on the images of a manifest.
+
+    Parameters
+    ----------
+    manifest : Path or str
+        With labels; of patients whom the model has not seen.
+    model : Path or str
+        Folder of the bundle.
+    predictions : Path or str, optional
+        A CSV to write: each image and its probabilities.
+    on_progress : callable, optional
+        Called with the number of images done and their total.
+
+    Returns
+    -------
+    Evaluation
+        With intervals over patients.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be read, was changed, or is for images of another size or other classes.
+    ManifestError
+        If an image cannot be read.
+    LeakageError
+        If a patient or an image was in the training data.
+    ExportError
+        If the CSV cannot be written.
+    """
+    # ManifestError is the reader's.
+    bundle, table = read_bundle(model), read_manifest(manifest)
+    _require_classes(bundle, table, manifest)
+    seen = bundle.seen()
+    known = [name for name in dict.fromkeys(table.groups.tolist()) if name and patient_digest(name) in seen.patients]
+    if known:
+        raise LeakageError(_in_words(manifest, "patients", known))
+    recogniser, source = open_recogniser(bundle), PatchSource(table)
+    _require_size(bundle, source.shape, manifest)
+    proba = np.empty((len(table), len(bundle.facts.classes)), dtype=np.float32)
+    met: list[str] = []
+    ids = table.frame["image_id"].tolist()
+    for begin in range(0, len(table), BATCH):
+        rows = np.arange(begin, min(begin + BATCH, len(table)))
+        pixels = source[rows]
+        met += [
+            ids[row] for row, image in zip(rows.tolist(), pixels, strict=True) if image_digest(image) in seen.images
+        ]
+        if len(met) > SHOWN:
+            break
+        proba[rows] = recogniser.predict_proba(pixels)
+        if on_progress is not None:
+            on_progress(int(rows[-1]) + 1, len(table))
+    if met:
+        raise LeakageError(_in_words(manifest, "images", met))
+    frame = _frame(table, bundle.facts.classes, proba)
+    if predictions is not None:
+        _write(frame, Path(predictions))
+    groups = table.groups
+    return Evaluation(
+        bundle,
+        measure_predictions(table, bundle.facts.classes, proba),
+        len(table),
+        len(set(groups.tolist()) - {""}),
+        int((groups == "").sum()),
+        frame,
+    )
+
+
+def measure_predictions(table: Manifest, classes: Sequence[str], proba: NDArray[np.float32]) -> dict[str, Value]:
+    """Measure probabilities against the labels of a manifest.
+
+    Parameters
+    ----------
+    table : Manifest
+        n images with labels.
+    classes : sequence of str
+        The k columns; the last one is looked for.
+    proba : (n, k) float32
+        Rows sum to 1.
+
+    Returns
+    -------
+    dict of str to Value
+        Metric -> value and 95 % interval over patients; None where it cannot be had (one class, one patient).
+    """
+    positive = table.frame["label"].to_numpy(dtype=np.str_) == classes[-1]
+    groups = table.groups
+    # Of unknown owners each counts for itself: the best that can be done, and told to whoever reads it.
+    owners = np.array([name or f"\0{row}" for row, name in enumerate(groups.tolist())], dtype=np.str_)
+    repeat = RepeatPredictions(positive, proba[:, -1].astype(np.float64), owners)
+    found = bootstrap_patients([repeat], METRICS)
+    return {name: _value(found[Statistic(name, "pooled")]) for name in METRICS}
+
+
+def _value(interval: Interval) -> Value:
+    return Value(value=_finite(interval.mean), low=_finite(interval.low), high=_finite(interval.high))
+
+
+def _finite(number: float) -> float | None:
+    return float(number) if np.isfinite(number) else None
+
+
+def _require_classes(bundle: Bundle, table: Manifest, manifest: Path | str) -> None:
+    unknown = sorted(set(table.frame["label"]) - set(bundle.facts.classes))
+    if unknown:
+        raise ModelError(
+            f"{manifest}: has images labelled {', '.join(unknown)}, and the model knows "
+            f"{', '.join(bundle.facts.classes)}; rename or leave out"
+        )
+
+
+def _require_size(bundle: Bundle, shape: tuple[int, int], manifest: Path | str) -> None:
+    tile = bundle.facts.tile
+    if shape != (tile.height, tile.width):
+        raise ModelError(
+            f"{manifest}: has images of {shape[1]} x {shape[0]} px, and the model takes {tile.width} x {tile.height}"
+        )
+
+
+def _in_words(manifest: Path | str, what: str, names: Sequence[str]) -> str:
+    some = ", ".join(names[:SHOWN]) + (" and more" if len(names) > SHOWN else "")
+    return (
+        f"{manifest}: the model was trained on {what} of it ({some}); what is measured on them says nothing. "
+        "Leave them out, or train without them"
+    )
+
+
+def _frame(table: Manifest, classes: Sequence[str], proba: ArrayLike) -> pd.DataFrame:
+    columns = {f"proba_{name}": np.asarray(proba)[:, place] for place, name in enumerate(classes)}
+    return pd.DataFrame({
+        "image_id": table.frame["image_id"].to_numpy(),
+        "patient_id": table.groups,
+        "label": table.frame["label"].to_numpy(),
+        **columns,
+    })
+
+
+def _write(frame: pd.DataFrame, path: Path) -> None:
+    try:
+        with whole_file(path) as part:
+            frame.to_csv(part, index=False)
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written ({error.strerror or error}); choose another file") from error

@@ -1,0 +1,343 @@
+"""From a manifest to a model: roles by patient, training, an honest number on patients kept apart, a bundle."""
+
+import importlib
+import json
+import logging
+import platform
+import shutil
+import time
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sentinode._version import __version__
+from sentinode.algorithms.description import EpochRecord
+from sentinode.algorithms.registry import (
+    Algorithm,
+    AlgorithmSpec,
+    algorithm_settings,
+    build_algorithm,
+    require_extra,
+)
+from sentinode.data.leakage import check_split, require_clean
+from sentinode.data.manifest import Manifest, read_manifest
+from sentinode.data.overlaps import find_overlaps
+from sentinode.data.patches import cache_patches
+from sentinode.data.splits import Protocol, Split, make_splits
+from sentinode.errors import ModelError, PlanError
+from sentinode.models.bundle import (
+    ESTIMATOR_FILE,
+    GRAPH_FILE,
+    Bundle,
+    BundleFacts,
+    DataFacts,
+    Seen,
+    TileFacts,
+    image_digest,
+    patient_digest,
+    require_free,
+    write_bundle,
+)
+from sentinode.models.graph import NetworkAlgorithm, write_graph
+from sentinode.study.measure import versions
+from sentinode.workflows.evaluating import measure_predictions
+
+__all__ = [
+    "DEFAULT_ALGORITHM",
+    "EpochDone",
+    "Preparation",
+    "TrainingEvent",
+    "TrainingWish",
+    "parse_settings",
+    "train_model",
+]
+
+DEFAULT_ALGORITHM = "paper-cnn"
+ROLES = ("train", "stop", "test")
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingWish:
+    """What shall be trained, and how.
+
+    Parameters
+    ----------
+    algorithm : str
+        A registered name.
+    settings : mapping of str to object
+        What differs from its defaults.
+    test, stop : float
+        Shares of the patients: kept for the numbers in the bundle, and for early stopping.
+    unknown : {"leave-out", "train"}
+        What becomes of images whose patient nobody knows.
+    mpp : float, optional
+        Micrometres a pixel of the images; goes before the manifest.
+    seed : int
+        Of the split and of the training.
+    """
+
+    algorithm: str = DEFAULT_ALGORITHM
+    settings: Mapping[str, object] = field(default_factory=dict)
+    test: float = 0.25
+    stop: float = 0.15
+    unknown: str = "leave-out"
+    mpp: float | None = None
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Images are being read or compared: `done` of `total` steps of `what`."""
+
+    what: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """An epoch was trained: the `done`-th of at most `total` over all stages."""
+
+    record: EpochRecord
+    done: int
+    total: int
+
+
+TrainingEvent: TypeAlias = Preparation | EpochDone
+Listener: TypeAlias = Callable[[TrainingEvent], None]
+
+
+def train_model(
+    manifest: Path | str, out: Path | str, wish: TrainingWish | None = None, on_event: Listener | None = None
+) -> Bundle:
+    """Train a recogniser on a manifest, measure it on patients kept apart, and write it down.
+
+    What is interrupted goes on from its last epoch when the same call is made again: until the bundle is
+    written, its decoded patches and checkpoints lie beside it, in ``OUT.training``.
+
+    Parameters
+    ----------
+    manifest : Path or str
+        Of patches, or of tiles of slides.
+    out : Path or str
+        Folder of the bundle; must not be there yet.
+    wish : TrainingWish, optional
+        What shall be trained.
+    on_event : callable, optional
+        Receives every `TrainingEvent`.
+
+    Returns
+    -------
+    Bundle
+        As it lies in `out`.
+
+    Raises
+    ------
+    ManifestError
+        If an image cannot be read.
+    PlanError
+        If the algorithm, a setting, or the split is impossible.
+    LeakageError
+        If a test image could be seen in training.
+    ModelError
+        If training diverges, or the classes are too few.
+    MissingExtra
+        If the algorithm needs torch and it is not installed.
+    ExportError
+        If `out` is there already, or cannot be written.
+    """
+    # The errors are those of the steps.
+    wish, out, listen = wish or TrainingWish(), Path(out), on_event or (lambda _event: None)
+    require_free(out)
+    require_extra(wish.algorithm)
+    spec = AlgorithmSpec(wish.algorithm, wish.settings)
+    settings = {**algorithm_settings(wish.algorithm), **wish.settings}
+    build_algorithm(spec, wish.seed)  # an impossible setting is told before hours of reading
+    table = read_manifest(manifest)
+    work = out.with_name(f"{out.name}.training")
+    pixels = cache_patches(table, work / "cache", _telling(listen, "reading images"))
+    protocol = Protocol(repeats=1, seed=wish.seed, test=wish.test, stop=wish.stop, unknown=wish.unknown)
+    overlaps = find_overlaps(pixels, on_progress=_telling(listen, "looking for overlaps"))
+    (split,) = make_splits(table, protocol, overlaps)
+    require_clean(check_split(table, split, overlaps, protocol))
+    algorithm, seconds = _fit(spec, wish.seed, (table, pixels, split), work / "checkpoint", listen)
+    size = (int(pixels.shape[1]), int(pixels.shape[2]))
+    facts = BundleFacts(
+        algorithm=wish.algorithm,
+        settings=json.loads(json.dumps(settings, default=str)),
+        seed=wish.seed,
+        classes=_classes(algorithm, table),
+        columns=tuple(str(name) for name in algorithm.classes_),
+        tile=_tile(size, table, wish.mpp),
+        data=_data(table, split, protocol),
+        versions={"sentinode": __version__, "python": platform.python_version(), **versions()},
+        training={"seconds": round(seconds, 1), **_best_epoch(algorithm)},
+        metrics=_test_metrics(algorithm, table, pixels, split),
+    )
+    bundle = write_bundle(out, facts, _content(algorithm, size, work), _seen(table, pixels, split))
+    shutil.rmtree(work, ignore_errors=True)
+    return bundle
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, object]:
+    """Read settings from a command line.
+
+    Parameters
+    ----------
+    pairs : sequence of str
+        ``name=value``, the value as in TOML; text may go without quotes.
+
+    Returns
+    -------
+    dict of str to object
+        For `TrainingWish`.
+
+    Raises
+    ------
+    PlanError
+        If there is no ``=``, or a name is there twice.
+
+    Examples
+    --------
+    >>> parse_settings(["epochs=30", "augment=orientations", "hidden=[64, 32]"])
+    {'epochs': 30, 'augment': 'orientations', 'hidden': [64, 32]}
+    """
+    settings: dict[str, object] = {}
+    for pair in pairs:
+        name, sign, text = (part.strip() for part in pair.partition("="))
+        if not (name and sign and text) or name in settings:
+            raise PlanError(f"--set {pair}: write each setting once, as name=value, e.g. --set epochs=30")
+        try:
+            settings[name] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            settings[name] = text
+    return settings
+
+
+def _telling(listen: Listener, what: str) -> Callable[[int, int], None]:
+    return lambda done, total: listen(Preparation(what, done, total))
+
+
+def _fit(
+    spec: AlgorithmSpec,
+    seed: int,
+    data: tuple[Manifest, NDArray[np.uint8], Split],
+    checkpoint: Path,
+    listen: Listener,
+) -> tuple[Algorithm, float]:
+    table, pixels, split = data
+    labels = table.frame["label"].to_numpy(dtype=np.str_)
+    algorithm = build_algorithm(spec, seed)
+    total, done = _n_epochs(algorithm), 0
+
+    def tell(record: EpochRecord) -> None:
+        nonlocal done
+        done += 1
+        listen(EpochDone(record, done, max(total, done)))
+
+    stop = (pixels[split.stop], labels[split.stop]) if len(split.stop) else None
+    _LOG.info("trains %s on %d images of %d patients", spec.name, len(split.train), split.n_patients(table, "train"))
+    started = time.perf_counter()
+    algorithm.fit(pixels[split.train], labels[split.train], stop=stop, on_epoch=tell, checkpoint=checkpoint)
+    return algorithm, time.perf_counter() - started
+
+
+def _n_epochs(algorithm: Algorithm) -> int:
+    # Of all stages together, at most: a stack has a stage of pre-training a machine.
+    settings = vars(algorithm)
+    n_machines = len(settings.get("hidden") or range(6)) if "pretraining_epochs" in settings else 0
+    return int(settings.get("epochs", 0)) + n_machines * int(settings.get("pretraining_epochs", 0))
+
+
+def _tile(size: tuple[int, int], table: Manifest, given: float | None) -> TileFacts:
+    if given is not None:
+        return TileFacts(height=size[0], width=size[1], mpp=given, mpp_source="given")
+    stated = table.frame["mpp"].dropna().to_numpy(dtype=float)
+    if len(stated) == 0:
+        return TileFacts(height=size[0], width=size[1])
+    if stated.max() > 1.1 * stated.min():
+        raise PlanError(
+            f"the images have between {stated.min():g} and {stated.max():g} um a pixel, and a model has one; "
+            "leave some out, or say with --mpp what to write down"
+        )
+    return TileFacts(height=size[0], width=size[1], mpp=float(np.median(stated)), mpp_source="manifest")
+
+
+def _data(table: Manifest, split: Split, protocol: Protocol) -> DataFacts:
+    return DataFacts(
+        manifest=table.digest,
+        split=split.digest,
+        n_images={role: len(split.role(role)) for role in ROLES},
+        n_patients={role: split.n_patients(table, role) for role in ROLES},
+        unknown="train" if protocol.unknown == "train" else "leave-out",
+        synthetic=table.provenance.synthetic,
+        source=table.provenance.source,
+        licence=table.provenance.licence,
+    )
+
+
+def _best_epoch(algorithm: Algorithm) -> dict[str, Any]:
+    log = getattr(algorithm, "training_", None)
+    return {} if log is None else {"best_epoch": log.best_epoch, "device": str(log.device)}
+
+
+def _test_metrics(algorithm: Algorithm, table: Manifest, pixels: NDArray[np.uint8], split: Split) -> dict[str, Any]:
+    if len(split.test) == 0:
+        return {}
+    classes = _classes(algorithm, table)
+    columns = [str(name) for name in algorithm.classes_]
+    proba = algorithm.predict_proba(pixels[split.test])[:, [columns.index(name) for name in classes]]
+    return measure_predictions(table.select(split.test), classes, proba)
+
+
+def _classes(algorithm: Algorithm, table: Manifest) -> tuple[str, ...]:
+    # In the order of the manifest: the one that is looked for last.
+    learned = {str(name) for name in algorithm.classes_}
+    if table.positive not in learned:
+        raise ModelError(f"no patient of the training part has a {table.positive}: more patients, or another --seed")
+    return tuple(name for name in table.classes if name in learned)
+
+
+def _content(algorithm: Algorithm, size: tuple[int, int], work: Path) -> dict[str, bytes]:
+    """Make the files that hold what was learned.
+
+    Returns
+    -------
+    dict of str to bytes
+        Name -> content.
+    """
+    log = pd.DataFrame([_row(record) for record in algorithm.log_], columns=None if algorithm.log_ else _COLUMNS)
+    files = {"training.csv": log.to_csv(index=False).encode()}
+    if not isinstance(algorithm, NetworkAlgorithm):
+        import skops.io  # noqa: PLC0415 - only here
+
+        return {**files, ESTIMATOR_FILE: skops.io.dumps(algorithm)}
+    # torch is there: the network was trained with it.
+    tensors = importlib.import_module("safetensors.torch")
+    state = {name: value.contiguous() for name, value in algorithm.as_network().state_dict().items()}
+    work.mkdir(parents=True, exist_ok=True)
+    graph = work / GRAPH_FILE
+    write_graph(algorithm, size, graph)
+    return {**files, GRAPH_FILE: graph.read_bytes(), "weights.safetensors": cast("bytes", tensors.save(state))}
+
+
+_COLUMNS = ["stage", "epoch", "loss", "stop_loss", "stop_auc", "seconds"]
+
+
+def _row(record: EpochRecord) -> dict[str, Any]:
+    return {**{name: getattr(record, name) for name in _COLUMNS}, **dict(record.values)}
+
+
+def _seen(table: Manifest, pixels: NDArray[np.uint8], split: Split) -> Seen:
+    # What chose the epoch was seen as well as what was trained on.
+    rows = np.concatenate([split.train, split.stop])
+    patients = {patient_digest(name) for name in table.groups[rows].tolist() if name}
+    return Seen(frozenset(patients), frozenset(image_digest(pixels[row]) for row in rows.tolist()))
