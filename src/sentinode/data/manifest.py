@@ -36,6 +36,9 @@ __all__ = [
     "write_manifest",
 ]
 
+MAX_TILE_PX = 4096
+"""Side of a tile in pixels; larger, and it is a slide."""
+
 COLUMNS = ("image_id", "patient_id", "slide_id", "label", "site", "path", "x", "y", "width", "height", "mpp")
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
@@ -86,13 +89,16 @@ class Manifest:
         Where the images come from.
     root : Path
         Folder that ``path`` is relative to; made absolute. It need not exist until pixels are read.
+    tile_px : int, optional
+        Where the rows are boxes of slides: the side in pixels of the tile that each box becomes. ``path`` is then
+        the slide's, and ``x, y, width, height`` (level-0 pixels) and ``mpp`` (of the tile) are in every row.
 
     Raises
     ------
     ManifestError
         Naming the row (1 is the first image) and its id: no image, an unknown column, an id or a label
         missing, two rows with one id, a label that is not among the classes, a path that is absolute or
-        leaves the root, a number that is none.
+        leaves the root, a number that is none, a box of a slide without its place.
 
     Examples
     --------
@@ -108,11 +114,14 @@ class Manifest:
     classes: tuple[str, ...]
     provenance: Provenance
     root: Path
+    tile_px: int | None = None
 
     def __post_init__(self) -> None:
         classes = tuple(self.classes)
         frame = _normalised(self.frame)
         _check_rows(frame, classes)
+        if self.tile_px is not None:
+            _check_boxes(frame, self.tile_px)
         _check_classes(classes)
         object.__setattr__(self, "classes", classes)
         object.__setattr__(self, "frame", frame)
@@ -150,10 +159,11 @@ class Manifest:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) over all columns and the classes; the order of the rows does not matter."""
+        """SHA-256 (hex) over all columns, the classes and the tile size; the order of the rows does not matter."""
         columns = [_plain(self.frame[name]) for name in COLUMNS]
         rows = sorted(hashlib.sha256(_as_json(row)).digest() for row in zip(*columns, strict=True))
-        return hashlib.sha256(_as_json(self.classes) + b"".join(rows)).hexdigest()
+        tile = b"" if self.tile_px is None else f"tile {self.tile_px}".encode()
+        return hashlib.sha256(_as_json(self.classes) + tile + b"".join(rows)).hexdigest()
 
     def select(self, positions: ArrayLike) -> "Manifest":
         """Keep some of the images, in the order asked for.
@@ -177,7 +187,7 @@ class Manifest:
         if chosen.size == 0:
             raise ManifestError("no image is selected; a manifest has at least one")
         kept = self.frame.loc[chosen] if chosen.dtype == bool else self.frame.iloc[chosen]
-        return Manifest(kept, self.classes, self.provenance, self.root)
+        return Manifest(kept, self.classes, self.provenance, self.root, self.tile_px)
 
 
 def make_manifest(
@@ -185,6 +195,7 @@ def make_manifest(
     classes: Sequence[str] | None = None,
     provenance: Provenance | None = None,
     root: Path | str = ".",
+    tile_px: int | None = None,
 ) -> Manifest:
     """Make a manifest from a table alone; the classes are read off the labels where they are not given.
 
@@ -198,6 +209,8 @@ def make_manifest(
         Where the images come from.
     root : Path or str
         Folder that the paths start in.
+    tile_px : int, optional
+        As in `Manifest`.
 
     Returns
     -------
@@ -219,7 +232,7 @@ def make_manifest(
         _check_columns(frame)
         labels = _as_text(frame, "label")
         classes = order_classes(label for label in labels if label)
-    return Manifest(frame, tuple(classes), provenance or Provenance(), Path(root))
+    return Manifest(frame, tuple(classes), provenance or Provenance(), Path(root), tile_px)
 
 
 def order_classes(labels: Iterable[str], positive: str | None = None) -> tuple[str, ...]:
@@ -283,7 +296,8 @@ def read_manifest(path: Path | str) -> Manifest:
     sidecar = _read_sidecar(_sidecar_path(path))
     try:
         frame = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
-        return make_manifest(frame, sidecar.classes, sidecar.provenance, _root_of(path, sidecar.root))
+        root = _root_of(path, sidecar.root)
+        return make_manifest(frame, sidecar.classes, sidecar.provenance, root, sidecar.tile_px)
     except ManifestError as error:
         raise error if str(path) in str(error) else ManifestError(f"{path}: {error}") from error
 
@@ -296,13 +310,13 @@ def write_manifest(manifest: Manifest, path: Path | str) -> None:
     manifest : Manifest
         The table.
     path : Path or str
-        ``.csv`` or ``.parquet``, in a folder that exists. The JSON is ``<path>.json``; its ``root`` is
+        ``.csv`` or ``.parquet``; its folder is made where it is absent. The JSON is ``<path>.json``; its ``root`` is
         relative to the manifest, so that a folder that holds both can be moved.
 
     Raises
     ------
     ExportError
-        If it cannot be written: no such folder, no permission, no room, or another suffix.
+        If it cannot be written: no permission, no room, or another suffix.
     """
     path = Path(path)
     if path.suffix.lower() not in {".csv", ".parquet"}:
@@ -311,6 +325,7 @@ def write_manifest(manifest: Manifest, path: Path | str) -> None:
         "classes": list(manifest.classes),
         "root": _relative_root(manifest.root, path),
         "provenance": asdict(manifest.provenance),
+        **({} if manifest.tile_px is None else {"tile_px": manifest.tile_px}),
     }
     described = json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n"
     as_bytes = _parquet_bytes if path.suffix.lower() == ".parquet" else _csv_bytes
@@ -440,6 +455,23 @@ def _check_rows(frame: pd.DataFrame, classes: tuple[str, ...]) -> None:
         raise ManifestError(f"rows {first + 1} and {row + 1} have one image_id, {name!r}; each needs its own")
 
 
+def _check_boxes(frame: pd.DataFrame, tile_px: int) -> None:
+    if not 1 <= tile_px <= MAX_TILE_PX:
+        raise ManifestError(f"tile_px = {tile_px}: a tile has a side of 1 to {MAX_TILE_PX} px, e.g. 96")
+    for name in _NUMBERS:
+        for row in np.flatnonzero(frame[name].isna())[:1]:
+            raise ManifestError(
+                f"row {row + 1} (image_id {frame['image_id'].iloc[row]!r}): {name} is empty; a box of a slide needs "
+                "x, y, width, height and mpp"
+            )
+    for name in ("width", "height"):
+        for row in np.flatnonzero(frame[name] < 1)[:1]:
+            raise ManifestError(
+                f"row {row + 1} (image_id {frame['image_id'].iloc[row]!r}): {name} is {frame[name].iloc[row]}; "
+                "a box has at least one level-0 pixel"
+            )
+
+
 def _is_unwritable(cell: str) -> bool:
     # What a CSV would not give back as it was.
     spaced = cell != cell.strip()
@@ -466,6 +498,7 @@ class _Sidecar:
     classes: tuple[str, ...] | None = None
     provenance: Provenance = Provenance()
     root: str = "."
+    tile_px: int | None = None
 
 
 def _sidecar_path(path: Path) -> Path:
@@ -492,7 +525,7 @@ def _read_sidecar(path: Path) -> _Sidecar:
         raise ManifestError(f"{path}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:
         raise ManifestError(f"{path}: is not JSON ({error})") from error
-    known = {"classes", "root", "provenance"}
+    known = {"classes", "root", "provenance", "tile_px"}
     if not isinstance(content, dict) or set(content) - known:
         raise ManifestError(f"{path}: must be an object with no key but {_listed(sorted(known))}")
     classes, root = content.get("classes"), content.get("root", ".")
@@ -500,10 +533,14 @@ def _read_sidecar(path: Path) -> _Sidecar:
         raise ManifestError(f"{path}: classes must be a list of names, the one that is looked for last")
     if not isinstance(root, str):
         raise ManifestError(f"{path}: root must be the name of a folder, relative to the manifest")
+    tile_px = content.get("tile_px")
+    if tile_px is not None and (not isinstance(tile_px, int) or isinstance(tile_px, bool)):
+        raise ManifestError(f"{path}: tile_px must be the side of a tile in pixels, e.g. 96")
     return _Sidecar(
         None if classes is None else tuple(classes),
         _read_provenance(content.get("provenance", {}), path),
         root,
+        tile_px,
     )
 
 

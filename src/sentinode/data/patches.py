@@ -13,6 +13,9 @@ Every patch comes out as (h, w, 3) uint8 RGB by these rules, and what had to be 
   the stain.
 
 A file is bounded before it is decoded: ``MAX_PIXELS`` pixels, ``MAX_BYTES`` bytes.
+
+Where the rows of a manifest are boxes of slides (``Manifest.tile_px``), a patch is what ``Slide.read_pixels`` gives
+there: nothing has to be cut to disk.
 """
 
 import contextlib
@@ -37,7 +40,9 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import BmpImagePlugin, Image, ImageFile, ImageOps, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from sentinode.data.manifest import Manifest
-from sentinode.errors import ExportError, ManifestError
+from sentinode.errors import ExportError, ManifestError, SlideError
+from sentinode.geometry import Box, Size
+from sentinode.slides.slide import Slide, open_slide
 from sentinode.storage import temporary_name
 
 __all__ = [
@@ -57,6 +62,9 @@ MAX_PIXELS = 4096 * 4096
 
 MAX_BYTES = 8 * MAX_PIXELS
 """A larger file is refused before it is read."""
+
+MOST_SLIDES = 4
+"""Slides that are open at a time while tiles are read."""
 
 Progress = Callable[[int, int], None]
 
@@ -141,6 +149,7 @@ class PatchReader:
     def __init__(self, root: Path) -> None:
         self._root = os.path.realpath(root)
         self._arrays: dict[str, h5py.Dataset] = {}
+        self._slides: dict[str, Slide] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -151,10 +160,13 @@ class PatchReader:
         self.close()
 
     def close(self) -> None:
-        """Close the array files that were opened."""
+        """Close the array files and slides that were opened."""
         for array in self._arrays.values():
             array.file.close()
         self._arrays.clear()
+        for slide in self._slides.values():
+            slide.close()
+        self._slides.clear()
 
     def read(self, path: str) -> PatchImage:
         """Decode one patch.
@@ -222,13 +234,80 @@ class PatchReader:
         stored = self._stored(path)
         return hashlib.sha256(stored if isinstance(stored, bytes) else stored.tobytes()).digest()
 
+    def read_tile(self, path: str, box: Box, tile_px: int) -> tuple[PatchImage, bytes]:
+        """Read a tile of a slide.
+
+        Parameters
+        ----------
+        path : str
+            Of the slide, relative to the root.
+        box : Box
+            Level-0 pixels.
+        tile_px : int
+            Side of the tile in pixels.
+
+        Returns
+        -------
+        patch : PatchImage
+            (tile_px, tile_px, 3).
+        digest : bytes
+            As from ``tile_digest``.
+
+        Raises
+        ------
+        ManifestError
+            If the slide is missing, outside of the root, or cannot be read there.
+        """
+        try:
+            pixels = self._slide(path).read_pixels(box, Size(tile_px, tile_px))
+        except SlideError as error:
+            raise ManifestError(str(error)) from error
+        return PatchImage(pixels), self.tile_digest(path, box, tile_px)
+
+    def tile_digest(self, path: str, box: Box, tile_px: int) -> bytes:
+        """Digest what a tile is read from, without reading its pixels.
+
+        Parameters
+        ----------
+        path : str
+            Of the slide, relative to the root.
+        box : Box
+            Level-0 pixels.
+        tile_px : int
+            Side of the tile in pixels.
+
+        Returns
+        -------
+        bytes
+            SHA-256 over the fingerprint of the slide, and the place.
+
+        Raises
+        ------
+        ManifestError
+            If the slide cannot be opened.
+        """
+        place = f"{self._slide(path).info.fingerprint} {box.x} {box.y} {box.width} {box.height} {tile_px}"
+        return hashlib.sha256(place.encode()).digest()
+
+    def _slide(self, path: str) -> Slide:
+        if path not in self._slides:
+            if len(self._slides) == MOST_SLIDES:  # rows come slide by slide: the one opened first is done with
+                self._slides.pop(next(iter(self._slides))).close()
+            try:
+                self._slides[path] = open_slide(self._inside(path))
+            except SlideError as error:
+                raise ManifestError(str(error)) from error
+        return self._slides[path]
+
     def _stored(self, path: str) -> bytes | NDArray[np.uint8]:
         row = _ARRAY_ROW.fullmatch(path)
         if row:
             return self._array_row(row["file"], int(row["row"]))
         file = self._inside(path)
         if Path(path).suffix.lower() in _SLIDES:
-            raise ManifestError(f"{path}: is a slide; a manifest of patches needs images cut from it")
+            raise ManifestError(
+                f"{path}: is a slide; make a manifest of its tiles with: sentinode data tiles, or cut images from it"
+            )
         try:
             size = os.stat(file).st_size  # noqa: PTH116 - once an image; a Path costs more than the call
             if size > MAX_BYTES:
@@ -415,7 +494,7 @@ def find_faults(manifest: Manifest, on_progress: Progress | None = None) -> tupl
     with PatchReader(manifest.root) as reader:
         for position, path in enumerate(paths):
             try:
-                patch = reader.read(path)
+                patch, _ = _read(reader, manifest, position)
             except ManifestError as error:
                 faults.append(PatchFault("unreadable", position, ids[position], str(error)))
             else:
@@ -573,10 +652,28 @@ def _open_array(file: str, name: str) -> h5py.Dataset:
 # --- rows of a manifest -------------------------------------------------------------------------------------
 
 
-def _read_row(reader: PatchReader, manifest: Manifest, position: int) -> tuple[PatchImage, bytes]:
+def _read(reader: PatchReader, manifest: Manifest, position: int) -> tuple[PatchImage, bytes]:
     path: str = manifest.frame["path"].to_numpy()[position]
-    try:
+    if manifest.tile_px is None:
         return reader.read_with_digest(path)
+    return reader.read_tile(path, _box(manifest, position), manifest.tile_px)
+
+
+def _row_digest(reader: PatchReader, manifest: Manifest, position: int) -> bytes:
+    path: str = manifest.frame["path"].to_numpy()[position]
+    if manifest.tile_px is None:
+        return reader.content_digest(path)
+    return reader.tile_digest(path, _box(manifest, position), manifest.tile_px)
+
+
+def _box(manifest: Manifest, position: int) -> Box:
+    frame = manifest.frame
+    return Box(*(int(frame[name].array[position]) for name in ("x", "y", "width", "height")))
+
+
+def _read_row(reader: PatchReader, manifest: Manifest, position: int) -> tuple[PatchImage, bytes]:
+    try:
+        return _read(reader, manifest, position)
     except ManifestError as error:
         raise ManifestError(f"{_row_name(manifest, position)}: {error}") from error
 
@@ -624,8 +721,8 @@ def _known_cache(manifest: Manifest, folder: Path) -> "np.memmap[Any, Any] | Non
         return None
     content = hashlib.sha256()
     with PatchReader(manifest.root) as reader:
-        for path in manifest.frame["path"]:
-            content.update(reader.content_digest(path))
+        for position in range(len(manifest)):
+            content.update(_row_digest(reader, manifest, position))
     path = folder / f"{_cache_stem(manifest)}-{content.hexdigest()[:16]}.npy"
     return _open_cache(path) if path.exists() else None
 

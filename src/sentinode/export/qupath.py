@@ -1,0 +1,133 @@
+"""Predictions as GeoJSON for QuPath: every tile with its probabilities, or the suspicious regions as annotations.
+
+Coordinates are level-0 pixels. An id hangs on what it names and on nothing else (uuid5), so that the same predictions
+are the same file.
+"""
+
+import gzip
+import json
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+import shapely
+
+from sentinode.errors import ExportError
+from sentinode.inference.maps import suspicious_regions
+from sentinode.inference.predictions import TilePredictions
+from sentinode.storage import whole_file
+
+__all__ = ["write_region_geojson", "write_tile_geojson"]
+
+THRESHOLD = 0.5
+_NAMESPACE = uuid.UUID("7f4c7e0c-9f0b-5d7a-9a52-2b6e0c1f5f11")
+_COLOURS = ((180, 40, 60), (60, 140, 90), (60, 90, 180), (190, 150, 40), (130, 70, 160))
+"""From the class that is looked for backwards."""
+
+
+def write_tile_geojson(predictions: TilePredictions, path: Path) -> None:
+    """Write every recognised tile, with its probabilities as measurements and the likeliest class.
+
+    Parameters
+    ----------
+    predictions : TilePredictions
+        Of a slide.
+    path : Path
+        Of the ``.geojson``, or ``.geojson.gz``, which QuPath opens as well.
+
+    Raises
+    ------
+    ExportError
+        If it cannot be written.
+    """
+    _write(_tiles(predictions), path)
+
+
+def write_region_geojson(predictions: TilePredictions, path: Path) -> None:
+    """Write the regions of tiles at a probability of 0.5 or more, each with its area in mm2 and its extent in mm.
+
+    Parameters
+    ----------
+    predictions : TilePredictions
+        Of a slide.
+    path : Path
+        Of the ``.geojson`` (or ``.geojson.gz``).
+
+    Raises
+    ------
+    ExportError
+        If it cannot be written.
+    """
+    _write(_regions(predictions), path)
+
+
+def _tiles(predictions: TilePredictions) -> Iterator[dict[str, Any]]:
+    for row in np.flatnonzero(predictions.recognised).tolist():
+        x, y, width, height = predictions.boxes[row].tolist()
+        ring = [[x, y], [x + width, y], [x + width, y + height], [x, y + height], [x, y]]
+        proba = [round(float(value), 6) for value in predictions.proba[row]]
+        measured = {f"prob_{name}": value for name, value in zip(predictions.classes, proba, strict=True)}
+        likeliest = int(np.argmax(predictions.proba[row]))
+        yield _feature(predictions, {"type": "Polygon", "coordinates": [ring]}, "tile", likeliest, measured)
+
+
+def _regions(predictions: TilePredictions) -> Iterator[dict[str, Any]]:
+    last = len(predictions.classes) - 1
+    for region in suspicious_regions(predictions, THRESHOLD):
+        measured = {
+            f"prob_{predictions.classes[last]} (highest)": round(region.proba, 6),
+            f"prob_{predictions.classes[last]} (mean)": round(region.mean_proba, 6),
+            "area mm2": round(region.area_mm2, 6),
+            "extent mm (at least)": round(region.extent_mm[0], 4),
+            "extent mm (at most)": round(region.extent_mm[1], 4),
+            "tiles": region.n_tiles,
+        }
+        yield _feature(predictions, shapely.geometry.mapping(region.polygon), "annotation", last, measured)
+
+
+def _feature(
+    predictions: TilePredictions,
+    geometry: Mapping[str, Any],
+    kind: str,
+    code: int,
+    measured: Mapping[str, float],
+) -> dict[str, Any]:
+    named = json.dumps([predictions.slide_id, predictions.model, kind, geometry], sort_keys=True)
+    colour = _COLOURS[(len(predictions.classes) - 1 - code) % len(_COLOURS)]
+    return {
+        "type": "Feature",
+        "id": str(uuid.uuid5(_NAMESPACE, named)),
+        "geometry": geometry,
+        "properties": {
+            "objectType": kind,
+            "isLocked": kind == "tile",
+            "classification": {"name": predictions.classes[code], "color": list(colour)},
+            "measurements": dict(measured),
+        },
+    }
+
+
+def _write(features: Iterator[dict[str, Any]], path: Path) -> None:
+    # Feature by feature: a slide of a million tiles is never in memory as text.
+    try:
+        with whole_file(path) as part, _opened(part, packed=path.suffix == ".gz") as stream:
+            stream.write(b'{"type": "FeatureCollection", "features": [')
+            for number, feature in enumerate(features):
+                stream.write((",\n" if number else "\n").encode() + json.dumps(feature).encode())
+            stream.write(b"\n]}\n")
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written ({error.strerror or error}); make room") from error
+
+
+@contextmanager
+def _opened(part: Path, *, packed: bool) -> Iterator[IO[bytes]]:
+    with part.open("wb") as file:
+        if not packed:
+            yield file
+            return
+        # No time and no name in the header: the same content is the same file.
+        with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0) as stream:
+            yield cast("IO[bytes]", stream)

@@ -1,0 +1,1 @@
+"""A slide in, the probabilities of its tiles out."""

@@ -1,0 +1,117 @@
+"""Reading ahead and recognising: every tile once, in order, in bounded memory, and an error where one is."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sentinode.errors import SlideError
+from sentinode.geometry import Size
+from sentinode.inference.engine import AHEAD, BATCH, recognise_tiles
+from sentinode.slides.slide import Slide, SlideInfo
+
+SIDE = 2000
+
+
+class GreyRamp:
+    """A level whose red is the column over 8, and green the row over 8; fails where it is told to."""
+
+    def __init__(self, broken_from=None) -> None:
+        self.broken_from = broken_from
+        self.lock = threading.Lock()
+        self.n_reads = 0
+
+    def read_level(self, _level, x, y, width, height):
+        with self.lock:
+            self.n_reads += 1
+        if self.broken_from is not None and y >= self.broken_from:
+            raise SlideError("slide.tif: cannot be read at row 1000")
+        pixels = np.zeros((height, width, 3), np.uint8)
+        pixels[..., 0] = (np.arange(x, x + width) // 8)[None, :]
+        pixels[..., 1] = (np.arange(y, y + height) // 8)[:, None]
+        return pixels
+
+    def close(self):
+        pass
+
+
+class MeanRed:
+    """The mean red of a tile over 255 is its probability."""
+
+    def __init__(self, reader=None) -> None:
+        self.reader = reader
+        self.largest_lead = 0
+        self.n_seen = 0
+
+    def predict_proba(self, tiles):
+        self.n_seen += len(tiles)
+        if self.reader is not None:
+            self.largest_lead = max(self.largest_lead, self.reader.n_reads - self.n_seen)
+        share = tiles[..., 0].mean(axis=(1, 2)) / 255
+        return np.stack([1 - share, share], axis=1).astype(np.float32)
+
+
+def slide_of(reader):
+    size = Size(SIDE, SIDE)
+    return Slide(SlideInfo(Path("slide.tif"), size, (size,), 0.5, "file", "drawn", "tiff", "0"), reader)
+
+
+def grid(tile=20):
+    steps = np.arange(0, SIDE, tile)
+    x, y = np.meshgrid(steps, steps)
+    return np.stack([x.ravel(), y.ravel(), np.full(x.size, tile), np.full(x.size, tile)], axis=1).astype(np.int64)
+
+
+def test_every_tile_gets_the_probability_of_its_place():
+    boxes, told = grid(), []
+    found = recognise_tiles(
+        slide_of(GreyRamp()),
+        boxes,
+        Size(10, 10),
+        MeanRed(),
+        n_classes=2,
+        on_progress=lambda done, of: told.append((done, of)),
+    )
+    expected = (boxes[:, 0] + 10) / 8 / 255
+    assert np.abs(found.proba[:, 1] - expected).max() < 1 / 255
+    assert (found.flag == "").all()
+    assert told[-1] == (len(boxes), len(boxes))
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+
+
+def test_flagged_tiles_are_not_recognised():
+    recogniser = MeanRed()
+
+    def judge(tiles):
+        return np.where(tiles[..., 0].mean(axis=(1, 2)) > 125, "pen", "")
+
+    found = recognise_tiles(slide_of(GreyRamp()), grid(), Size(10, 10), recogniser, n_classes=2, judge=judge)
+    pen = found.flag == "pen"
+    assert 0.4 < pen.mean() < 0.6
+    assert np.isnan(found.proba[pen]).all()
+    assert not np.isnan(found.proba[~pen]).any()
+    assert recogniser.n_seen == (~pen).sum()
+
+
+def test_a_slide_without_a_clean_tile_has_no_probability():
+    found = recognise_tiles(
+        slide_of(GreyRamp()), grid()[:5], Size(10, 10), MeanRed(), n_classes=2, judge=lambda t: np.full(len(t), "blur")
+    )
+    assert found.proba.shape == (5, 2)
+    assert np.isnan(found.proba).all()
+
+
+def test_reading_stays_a_few_batches_ahead():
+    reader = GreyRamp()
+    recogniser = MeanRed(reader)
+    recognise_tiles(slide_of(reader), grid(), Size(10, 10), recogniser, n_classes=2, readers=4)
+    assert recogniser.largest_lead <= (AHEAD + 1) * BATCH
+
+
+def test_a_tile_that_cannot_be_read_ends_the_slide_with_its_reason():
+    reader = GreyRamp(broken_from=1000)
+    with pytest.raises(SlideError, match="cannot be read at row 1000"):
+        recognise_tiles(slide_of(reader), grid(), Size(10, 10), MeanRed(), n_classes=2)
+    assert reader.n_reads < len(grid()) * 0.6, "what lay ahead was not read any more"
+    assert not any(thread.name.startswith("read-tiles") for thread in threading.enumerate())
