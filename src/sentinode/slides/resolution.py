@@ -7,9 +7,8 @@ scanner makes (the 72 dpi that image editors write by default is 352.8 um a pixe
 import csv
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal
 
 from sentinode.errors import SlideError
@@ -20,6 +19,11 @@ MppSource = Literal["file", "objective", "given", "unknown"]
 
 PLAUSIBLE = (0.02, 100.0)
 """Micrometres a pixel: from oil immersion to the overview of a whole slide."""
+
+PRINT_DPI = (72, 96, 100, 120, 150, 180, 200, 240, 254, 300, 350, 360, 400, 600, 720, 1200)
+"""Dots an inch that image editors write for printers: 300 of them are 84.7 um a pixel, and no slide was scanned so."""
+
+UM_AN_INCH = 25_400.0
 
 UM_AT_1X = 10.0
 """A scanner's 40x is about 0.25 um a pixel, its 20x about 0.5: scanners differ by up to 15 % from that."""
@@ -40,7 +44,7 @@ class MppWish:
     """
 
     mpp: float | None = None
-    by_slide: Mapping[str, float] = MappingProxyType({})
+    by_slide: Mapping[str, float] = field(default_factory=dict)
     from_objective: bool = False
 
 
@@ -102,10 +106,10 @@ def choose_mpp(path: Path, wish: MppWish, in_file: tuple[float, float] | None, o
     note = ""
     if in_file is not None:
         mpp = sum(in_file) / 2
-        if all(map(_is_plausible, in_file)):
+        if all(map(_is_plausible, in_file)) and not _is_for_print(mpp):
             uneven = abs(in_file[0] - in_file[1]) > 0.02 * mpp
             return Resolution(mpp, "file", f"mpp differs: {in_file[0]:g} across, {in_file[1]:g} down" if uneven else "")
-        note = f"the file claims {mpp:g} um a pixel, which no scanner makes; taken as unknown"
+        note = f"the file claims {mpp:g} um a pixel, which {_maker(mpp)}; taken as unknown"
     if wish.from_objective and objective is not None and objective > 0 and _is_plausible(UM_AT_1X / objective):
         guess = UM_AT_1X / objective
         return Resolution(guess, "objective", f"mpp {guess:g} from the objective {objective:g}x: right to about 15 %")
@@ -156,6 +160,16 @@ def read_mpp_table(path: Path) -> dict[str, float]:
 
 def _is_plausible(mpp: float) -> bool:
     return math.isfinite(mpp) and PLAUSIBLE[0] <= mpp <= PLAUSIBLE[1]
+
+
+def _is_for_print(mpp: float) -> bool:
+    return any(abs(UM_AN_INCH / mpp - dpi) < 0.002 * dpi for dpi in PRINT_DPI)
+
+
+def _maker(mpp: float) -> str:
+    if _is_plausible(mpp):
+        return f"is {UM_AN_INCH / mpp:.0f} dpi as for a printer"
+    return "no scanner makes"
 
 
 def _contradiction(given: float, in_file: tuple[float, float] | None) -> str:

@@ -17,6 +17,7 @@ from typing import Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.sparse import csr_array
 
 from sentinode.errors import SlideError
 from sentinode.geometry import Box, Raster, Scale, Size
@@ -32,6 +33,7 @@ __all__ = [
     "SlideInfo",
     "fingerprint",
     "open_slide",
+    "shrink_by_area",
 ]
 
 Pixels = NDArray[np.uint8]
@@ -57,8 +59,11 @@ SUFFIXES: Mapping[str, tuple[str, ...]] = MappingProxyType({
 })
 """Suffix -> readers to try, in this order. A file of another suffix is tried with all of them."""
 
-MOST_PIXELS = 2**24
-"""Stored pixels read at a time (48 MiB); of more, a picture is made in bands, so that memory stays bounded."""
+MOST_PIXELS = 2**22
+"""Stored pixels read at a time (12 MiB); of more, a picture is made in blocks, so that memory stays bounded."""
+
+MOST_SIDE, MOST_AREA = 2**22, 2**38
+"""Pixels of the largest level: several times what scanners make, and less than what a damaged header may claim."""
 
 
 class LevelReader(Protocol):
@@ -230,16 +235,22 @@ class Slide:
         """
         # SlideError is the reader's.
         level = _level_for(self.info.levels, box.width / pixels.width, box.height / pixels.height)
-        raster = Raster(self.info.size, self.info.levels[level])
-        left, upper, right, lower = raster.window(box)
-        rows_at_once = max(1, int(MOST_PIXELS / max(1.0, right - left) / ((lower - upper) / pixels.height)))
+        left, upper, right, lower = Raster(self.info.size, self.info.levels[level]).window(box)
+        across, down = (right - left) / pixels.width, (lower - upper) / pixels.height
+        if across * down > MOST_PIXELS:
+            # Even one pixel of the result is made of very many: shrink twice. Each is the mean of 8 x 8 equal areas.
+            finer = self.read_pixels(box, Size(8 * pixels.width, 8 * pixels.height))
+            return shrink_by_area(finer, (0, 0, 8 * pixels.width, 8 * pixels.height), pixels)
+        wide, high = max(across, 1.0), max(down, 1.0)
+        # Blocks are about square: of a band across the slide, no cache would hold the tiles until the next band.
+        columns = max(1, int(min(MOST_PIXELS**0.5, MOST_PIXELS / high) / wide))
+        rows = max(1, int(MOST_PIXELS / (columns * wide) / high))
         picture = np.empty((*pixels.shape, 3), dtype=np.uint8)
-        for begin in range(0, pixels.height, rows_at_once):
-            end = min(begin + rows_at_once, pixels.height)
-            top = upper + (lower - upper) * begin / pixels.height
-            bottom = upper + (lower - upper) * end / pixels.height
-            window = (left, top, right, bottom)
-            picture[begin:end] = self._resampled(level, window, Size(pixels.width, end - begin))
+        for y in range(0, pixels.height, rows):
+            for x in range(0, pixels.width, columns):
+                end_x, end_y = min(x + columns, pixels.width), min(y + rows, pixels.height)
+                window = (left + across * x, upper + down * y, left + across * end_x, upper + down * end_y)
+                picture[y:end_y, x:end_x] = self._resampled(level, window, Size(end_x - x, end_y - y))
         return picture
 
     def thumbnail(self, longest: int) -> Pixels:
@@ -277,18 +288,19 @@ class Slide:
 
     def _resampled(self, level: int, window: tuple[float, float, float, float], pixels: Size) -> Pixels:
         left, upper, right, lower = window
-        x, y, end_x, end_y = math.floor(left), math.floor(upper), math.ceil(right), math.ceil(lower)
-        stored = self._stored(level, x, y, end_x - x, end_y - y)
-        if (right - left, lower - upper) == (pixels.width, pixels.height) and (left, upper) == (x, y):
-            return stored
         shrinks = right - left >= pixels.width and lower - upper >= pixels.height
-        return np.asarray(
-            Image.fromarray(stored).resize(
-                (pixels.width, pixels.height),
-                Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR,
-                box=(left - x, upper - y, right - x, lower - y),
-            )
-        )
+        # Interpolation looks at the neighbours, so that no seam shows where two reads meet.
+        margin = 0 if shrinks else 1
+        x, y = math.floor(left) - margin, math.floor(upper) - margin
+        end_x, end_y = math.ceil(right) + margin, math.ceil(lower) + margin
+        stored = self._stored(level, x, y, end_x - x, end_y - y)
+        if stored.shape[:2] == pixels.shape and (right - left, lower - upper) == (pixels.width, pixels.height):
+            return stored
+        inner = (left - x, upper - y, right - x, lower - y)
+        if shrinks:
+            return shrink_by_area(stored, inner, pixels)
+        size = (pixels.width, pixels.height)
+        return np.asarray(Image.fromarray(stored).resize(size, Image.Resampling.BILINEAR, box=inner))
 
     def _stored(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         # A part of a level, white where it reaches beyond.
@@ -332,6 +344,7 @@ def open_slide(path: Path | str, wish: MppWish | None = None, *, reader: str | N
     wish = MppWish() if wish is None else wish
     name, opened = _opened(path, _readers_for(path) if reader is None else (reader,))
     try:
+        _require_plausible(path, opened.levels)
         resolution = choose_mpp(path, wish, opened.mpp, opened.objective)
         info = SlideInfo(
             path=path,
@@ -352,6 +365,43 @@ def open_slide(path: Path | str, wish: MppWish | None = None, *, reader: str | N
     return Slide(info, opened.reader)
 
 
+def shrink_by_area(pixels: Pixels, window: tuple[float, float, float, float], size: Size) -> Pixels:
+    """Shrink a part of a picture; each pixel of the result is the mean over the area that it covers.
+
+    A pixel that is covered in part counts in part. Pillow's ``BOX`` takes it as a whole or not at all, which moves
+    edges by up to half a pixel where the factor is not a whole number.
+
+    Parameters
+    ----------
+    pixels : (h, w, 3) uint8
+        The picture.
+    window : (left, upper, right, lower) float
+        The part of it, in its pixels; not smaller than the result.
+    size : Size
+        Of the result.
+
+    Returns
+    -------
+    (size.height, size.width, 3) uint8
+        Rounded.
+
+    Examples
+    --------
+    >>> row = np.repeat(np.array([[0, 90, 90]], dtype=np.uint8)[..., None], 3, axis=2)
+    >>> shrink_by_area(row, (0, 0, 3, 1), Size(2, 1))[0, :, 0].tolist()
+    [30, 90]
+    """
+    left, upper, right, lower = window
+    height, width = pixels.shape[:2]
+    down = _area_weights(upper, lower, size.height, height)  # (size.height, h)
+    across = _area_weights(left, right, size.width, width)  # (size.width, w)
+    rows = down @ pixels.reshape(height, -1).astype(np.float32)  # (size.height, w * 3)
+    turned = rows.reshape(size.height, width, 3).transpose(1, 0, 2).reshape(width, -1)  # (w, size.height * 3)
+    shrunk = (across @ turned).reshape(size.width, size.height, 3).transpose(1, 0, 2)
+    rounded: Pixels = np.rint(shrunk).clip(0, WHITE).astype(np.uint8)
+    return rounded
+
+
 def fingerprint(path: Path) -> str:
     """Recognise the content of a slide without reading gigabytes.
 
@@ -363,7 +413,8 @@ def fingerprint(path: Path) -> str:
     Returns
     -------
     str
-        SHA-256 (hex) over the sizes of the files, their first and last MiB and 64 blocks of 64 KiB between.
+        SHA-256 (hex) over the sizes of the files, their first and last MiB and 64 blocks of 64 KiB between; a change
+        elsewhere in a file of more than 6 MiB goes unnoticed.
 
     Raises
     ------
@@ -410,6 +461,27 @@ def _level_for(levels: Sequence[Size], across: float, down: float) -> int:
         if downsample <= wanted:
             chosen = number
     return chosen
+
+
+def _area_weights(begin: float, end: float, n: int, length: int) -> csr_array:
+    # Share (n, length) that each of `length` pixels has in each of `n` equal parts of the stretch begin to end.
+    edges = np.linspace(begin, end, n + 1)
+    touched = math.ceil((end - begin) / n) + 1  # pixels that a part can touch
+    pixel = np.floor(edges[:-1]).astype(np.int64)[:, None] + np.arange(touched)  # (n, touched)
+    covered = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
+    share = np.where(pixel < length, covered.clip(0, None), 0)
+    share /= share.sum(axis=1, keepdims=True)
+    inside = pixel.clip(0, length - 1)
+    starts = np.arange(0, n * touched + 1, touched)
+    return csr_array((share.astype(np.float32).ravel(), inside.ravel(), starts), shape=(n, length))
+
+
+def _require_plausible(path: Path, levels: Sequence[Size]) -> None:
+    for size in levels:
+        if max(size.width, size.height) > MOST_SIDE or size.area > MOST_AREA:
+            raise SlideError(
+                f"{path}: claims {size.width} x {size.height} px, which no scanner makes; it is damaged: copy it anew"
+            )
 
 
 def _files_of(path: Path) -> tuple[Path, ...]:

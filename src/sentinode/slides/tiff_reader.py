@@ -1,0 +1,624 @@
+"""Pyramidal TIFF without OpenSlide: plain pyramids, Aperio SVS and OME-TIFF, read straight from their tiles.
+
+tifffile parses the pages and decodes the tiles. Before it sees a file, the chain of its pages is walked here with
+bounds on everything that a damaged header could inflate, and before a tile is decoded, the size that it claims is
+compared with the size that it must have. So a damaged file costs a message and not the memory of the machine.
+
+References
+----------
+TIFF Revision 6.0 (Adobe, 1992), https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf; BigTIFF and OME-TIFF
+(https://docs.openmicroscopy.org/ome-model/) for what came later.
+"""
+
+import logging
+import math
+import re
+import struct
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from sentinode.errors import SlideError
+from sentinode.geometry import Size
+from sentinode.slides.slide import MOST_AREA, MOST_SIDE, WHITE, OpenedFile, Pixels
+
+__all__ = ["TiffReader", "open_tiff"]
+
+CACHE_BYTES = 32 * 2**20
+"""Of decoded tiles, for each open slide."""
+
+MOST_SEGMENT_PIXELS = 2**25
+"""Pixels of a tile or strip: 96 MiB decoded."""
+
+MOST_PAGES = 10_000
+MOST_VALUES = 2**22
+"""Values of a tag: as many tiles of 256 px as the largest slide could have."""
+
+COMPRESSIONS: Mapping[int, str] = {
+    1: "none",
+    5: "LZW",
+    7: "JPEG",
+    8: "deflate",
+    32773: "PackBits",
+    32946: "deflate",
+    33003: "JPEG 2000 (YCbCr)",
+    33005: "JPEG 2000",
+    34712: "JPEG 2000",
+}
+JPEG_2000 = (33003, 33005, 34712)
+
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, YCBCR = 0, 1, 2, 6
+PHOTOMETRICS = {3: "a palette", 4: "a mask", 5: "CMYK colours", 8: "CIE Lab colours"}
+
+UM_IN_UNIT = {2: 25_400.0, 3: 1e4}
+"""ResolutionUnit of TIFF (inch, centimetre) -> micrometres."""
+
+UM_IN_OME = {"nm": 1e-3, "\u00b5m": 1.0, "\u03bcm": 1.0, "um": 1.0, "&#181;m": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
+
+TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+OFFSET_FORMAT = {3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
+POINTERS = (330, 34665, 34853, 40965)
+"""Tags that point at further directories: SubIFDs, EXIF, GPS, interoperability."""
+
+NOT_TISSUE = re.compile(r"\b(label|macro|thumbnail|barcode)\b", re.IGNORECASE)
+
+# What tifffile, imagecodecs and numpy raise on damaged files.
+_FAULTS = (
+    tifffile.TiffFileError,
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+    RuntimeError,
+    AssertionError,
+    struct.error,
+    zlib.error,
+)
+
+# tifffile tells its logger of every oddity; without a handler that would end up in the terminal.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+Decode = Callable[..., tuple[NDArray[Any] | None, tuple[int, ...], tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class _Plane:
+    # Channels of a level that are stored together: all three of them, or one.
+    offsets: Sequence[int]
+    counts: Sequence[int]
+    first: int  # segment where it begins
+    decode: Decode
+    tables: bytes | None
+
+
+@dataclass(frozen=True)
+class _Level:
+    size: Size
+    segment: Size  # of a tile, or of a strip
+    across: int  # segments in a row
+    planes: tuple[_Plane, ...]
+    photometric: int
+    compression: int
+
+
+@dataclass(eq=False)
+class _TileCache:
+    # The tiles used last, up to a number of bytes; a tile of more than that is kept until the next one.
+    tiles: OrderedDict[tuple[int, int], Pixels] = field(default_factory=OrderedDict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    n_bytes: int = 0
+
+    def get(self, key: tuple[int, int]) -> Pixels | None:
+        with self.lock:
+            tile = self.tiles.get(key)
+            if tile is not None:
+                self.tiles.move_to_end(key)
+            return tile
+
+    def put(self, key: tuple[int, int], tile: Pixels) -> None:
+        with self.lock:
+            if key in self.tiles:
+                return
+            self.tiles[key] = tile
+            self.n_bytes += tile.nbytes
+            while self.n_bytes > CACHE_BYTES and len(self.tiles) > 1:
+                _, oldest = self.tiles.popitem(last=False)
+                self.n_bytes -= oldest.nbytes
+
+    def clear(self) -> None:
+        with self.lock:
+            self.tiles.clear()
+            self.n_bytes = 0
+
+
+class TiffReader:
+    """Pixels of a pyramidal TIFF.
+
+    Parameters
+    ----------
+    path : Path
+        For messages.
+    tiff : tifffile.TiffFile
+        Its open file; it is this reader's from now on.
+    levels : sequence of _Level
+        What `open_tiff` found in it.
+    """
+
+    def __init__(self, path: Path, tiff: tifffile.TiffFile, levels: Sequence[_Level]) -> None:
+        self.path = path
+        self._tiff = tiff
+        self._levels = tuple(levels)
+        self._n_bytes = path.stat().st_size
+        self._cache = _TileCache()
+        self._file = threading.Lock()  # one position in the file, many threads
+        self._closed = False
+
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        """Read a part of a level.
+
+        Parameters
+        ----------
+        level : int
+            0 is the largest.
+        x, y, width, height : int
+            Pixels of the level.
+
+        Returns
+        -------
+        (height, width, 3) uint8
+            Tiles that the file leaves out are white.
+
+        Raises
+        ------
+        SlideError
+            If the reader is closed, or a tile cannot be read.
+        """
+        # SlideError is that of _tile.
+        stored = self._levels[level]
+        part = np.full((height, width, 3), WHITE, dtype=np.uint8)
+        for row in range(y // stored.segment.height, -(-(y + height) // stored.segment.height)):
+            for column in range(x // stored.segment.width, -(-(x + width) // stored.segment.width)):
+                tile = self._tile(level, row * stored.across + column)
+                left, upper = column * stored.segment.width, row * stored.segment.height
+                x0, y0 = max(left, x), max(upper, y)
+                x1, y1 = min(left + tile.shape[1], x + width), min(upper + tile.shape[0], y + height)
+                if x1 > x0 and y1 > y0:
+                    part[y0 - y : y1 - y, x0 - x : x1 - x] = tile[y0 - upper : y1 - upper, x0 - left : x1 - left]
+        return part
+
+    def close(self) -> None:
+        """Let the file go."""
+        with self._file:
+            self._closed = True
+            self._tiff.close()
+        self._cache.clear()
+
+    def _tile(self, level: int, index: int) -> Pixels:
+        if self._closed:
+            raise SlideError(f"{self.path}: is closed; open it again")
+        tile = self._cache.get((level, index))
+        if tile is None:
+            stored = self._levels[level]
+            try:
+                channels = [self._channels(stored, plane, plane.first + index) for plane in stored.planes]
+                tile = _rgb(np.concatenate(channels, axis=2), stored)
+            except _FAULTS as error:
+                raise SlideError(
+                    f"{self.path}: tile {index} of level {level} cannot be read ({_one_line(error)}); "
+                    "copy it anew, it is damaged"
+                ) from error
+            self._cache.put((level, index), tile)
+        return tile
+
+    def _channels(self, stored: _Level, plane: _Plane, index: int) -> NDArray[np.uint8]:
+        # (h, w, channels) of a tile; white (or no ink, where 0 is white) where it is left out.
+        offset, count = plane.offsets[index], plane.counts[index]
+        if count == 0:
+            blank = 0 if stored.photometric == WHITE_IS_ZERO else WHITE
+            n_channels = 1 if len(stored.planes) == 3 else 3
+            return np.full((*stored.segment.shape, n_channels), blank, dtype=np.uint8)
+        if offset + count > self._n_bytes or count > 8 * stored.segment.area + 2**20:
+            raise ValueError(f"{count} bytes at {offset} of a file of {self._n_bytes}")
+        with self._file:
+            if self._closed:
+                raise SlideError(f"{self.path}: is closed; open it again")
+            self._tiff.filehandle.seek(offset)
+            data = self._tiff.filehandle.read(count)
+        _require_size(data, stored)
+        decoded, _, _ = plane.decode(data, index, jpegtables=plane.tables)
+        if decoded is None or decoded.ndim != 4 or decoded.dtype != np.uint8:
+            raise ValueError("it does not hold 8-bit pixels")
+        channels: NDArray[np.uint8] = decoded[0]
+        return channels
+
+
+def open_tiff(path: Path) -> OpenedFile:
+    """Open a TIFF file as a pyramid of one or more levels.
+
+    Parameters
+    ----------
+    path : Path
+        TIFF, BigTIFF, SVS or OME-TIFF.
+
+    Returns
+    -------
+    OpenedFile
+        Its levels, without label, macro image and thumbnail.
+
+    Raises
+    ------
+    SlideError
+        If it is no TIFF, is damaged, or holds pixels that are not read here.
+    """
+    # SlideError is also that of the parts.
+    try:
+        with path.open("rb") as file:
+            _check_directories(file, path.stat().st_size)
+    except (*_FAULTS, EOFError) as error:
+        raise SlideError(f"{path}: is no TIFF, or is damaged ({_one_line(error)}); copy it anew") from error
+    try:
+        tiff = tifffile.TiffFile(path)
+    except _FAULTS as error:
+        raise SlideError(f"{path}: cannot be read as TIFF ({_one_line(error)}); copy it anew") from error
+    try:
+        return _opened(path, tiff)
+    except _FAULTS as error:
+        tiff.close()
+        raise SlideError(f"{path}: cannot be read as TIFF ({_one_line(error)}); copy it anew") from error
+    except SlideError:
+        tiff.close()
+        raise
+
+
+def _opened(path: Path, tiff: tifffile.TiffFile) -> OpenedFile:
+    for vendor in ("bif", "ndpi", "scn"):
+        if getattr(tiff, f"is_{vendor}"):
+            raise SlideError(f"{path}: is a {vendor.upper()} file, which only OpenSlide reads; copy it anew")
+    ome = _ome_pixels(tiff)
+    groups = _ome_levels(path, tiff, ome) if ome else [(page,) for page in _pyramid(tiff)]
+    for group in groups:
+        for page in group:
+            _require_readable(path, page, of_one_channel=len(group) == 3)
+    levels = [_level(group) for group in groups]
+    first = groups[0][0]
+    text = str(first.description)
+    aperio = dict(re.findall(r"\|\s*(\w+)\s*=\s*([^|\r\n]+)", text)) if text.startswith("Aperio") else {}
+    return OpenedFile(
+        reader=TiffReader(path, tiff, levels),
+        levels=tuple(level.size for level in levels),
+        mpp=_mpp(first, aperio, ome),
+        objective=_positive(aperio.get("AppMag")),
+        vendor="ome-tiff" if ome else "aperio" if aperio else "generic-tiff",
+        properties={**aperio, **ome},
+    )
+
+
+# --- the structure, before anything is allocated ------------------------------------------------------------
+
+
+def _check_directories(file: BinaryIO, n_bytes: int) -> None:
+    # Walks all directories of pages: no loop, no tag that reaches beyond the file or has millions of values.
+    header = file.read(16)
+    order = {b"II": "<", b"MM": ">"}.get(header[:2])
+    if order is None or len(header) < 16:
+        raise ValueError("it does not begin as a TIFF does")
+    version = struct.unpack(order + "H", header[2:4])[0]
+    if version not in {42, 43}:
+        raise ValueError(f"its version is {version}, not 42 or 43")
+    big = version == 43
+    offset = struct.unpack(order + "Q", header[8:16])[0] if big else struct.unpack(order + "I", header[4:8])[0]
+    chain: set[int] = set()
+    waiting = []
+    while offset != 0:
+        if offset in chain or len(chain) >= MOST_PAGES:
+            raise ValueError("its pages run in a circle" if offset in chain else f"it has over {MOST_PAGES} pages")
+        chain.add(offset)
+        *below, offset = _next_directories(file, offset, order, n_bytes, big=big)
+        waiting += below
+    # Directories below pages may be listed and chained as well; each is looked at once.
+    seen: set[int] = {0}
+    while waiting:
+        offset = waiting.pop()
+        if offset in seen:
+            continue
+        seen.add(offset)
+        if len(seen) > MOST_PAGES:
+            raise ValueError(f"it has over {MOST_PAGES} pages")
+        waiting.extend(_next_directories(file, offset, order, n_bytes, big=big))
+
+
+def _next_directories(file: BinaryIO, offset: int, order: str, n_bytes: int, *, big: bool) -> Iterator[int]:
+    # Where the directories below a page are, and last where the next page is.
+    count_format, entry_format, inline = ("Q", "HHQ8s", 8) if big else ("H", "HHI4s", 4)
+    pointer = "Q" if big else "I"
+    (n_entries,) = struct.unpack(order + count_format, _exactly(file, offset, struct.calcsize(order + count_format)))
+    entry_bytes = struct.calcsize(order + entry_format)
+    if not 0 < n_entries <= 4096:
+        raise ValueError(f"a page has {n_entries} tags")
+    begin = offset + struct.calcsize(order + count_format)
+    table = _exactly(file, begin, n_entries * entry_bytes)
+    for tag, kind, count, value in struct.iter_unpack(order + entry_format, table):
+        length = TYPE_BYTES.get(kind, 0) * count
+        if length > inline:
+            where = struct.unpack(order + pointer, value)[0]
+            if where + length > n_bytes or (count > MOST_VALUES and kind not in {1, 2, 6, 7}):
+                raise ValueError(f"tag {tag} reaches beyond the file")
+        if tag in POINTERS and kind in OFFSET_FORMAT:
+            if count > MOST_PAGES:
+                raise ValueError(f"it has more than {MOST_PAGES} pages")
+            stored = value[:length] if length <= inline else _exactly(file, where, length)
+            yield from struct.unpack(f"{order}{count}{OFFSET_FORMAT[kind]}", stored)
+    following = _exactly(file, begin + len(table), inline)
+    yield struct.unpack(order + pointer, following)[0]
+
+
+def _exactly(file: BinaryIO, offset: int, length: int) -> bytes:
+    file.seek(offset)
+    data = file.read(length)
+    if len(data) < length:
+        raise EOFError("it ends within a page's tags")
+    return data
+
+
+def _require_readable(path: Path, page: tifffile.TiffPage, *, of_one_channel: bool) -> None:
+    size = f"{page.imagewidth} x {page.imagelength} px"
+    if not (0 < page.imagewidth <= MOST_SIDE and 0 < page.imagelength <= MOST_SIDE) or (
+        page.imagewidth * page.imagelength > MOST_AREA
+    ):
+        raise SlideError(f"{path}: claims {size}, which no scanner makes; it is damaged: copy it anew")
+    if page.bitspersample != 8 or page.sampleformat != 1 or page.dtype != np.uint8:
+        kind = {2: "signed", 3: "float"}.get(page.sampleformat, "")
+        raise SlideError(
+            f"{path}: has {' '.join(filter(None, (str(page.bitspersample), 'bit', kind)))} pixels; "
+            "only grey and RGB of 8 bits a channel are read: convert it"
+        )
+    if page.photometric not in {WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, YCBCR}:
+        kind = PHOTOMETRICS.get(int(page.photometric), f"colours of kind {int(page.photometric)}")
+        raise SlideError(f"{path}: has {kind}; only grey and RGB of 8 bits a channel are read: convert it")
+    if page.compression not in COMPRESSIONS:
+        raise SlideError(f"{path}: is compressed in a way ({page.compression}) that is not read; convert it")
+    if page.photometric == YCBCR and page.compression not in {7, 33003, 33005, 34712}:
+        raise SlideError(f"{path}: has YCbCr colours that are not in JPEG; convert it to RGB")
+    _require_samples(path, page, of_one_channel=of_one_channel)
+    _require_segments(path, page)
+
+
+def _require_samples(path: Path, page: tifffile.TiffPage, *, of_one_channel: bool) -> None:
+    allowed = {1} if of_one_channel else {1, 2, 3, 4}
+    separate = page.planarconfig == 2 and page.samplesperpixel > 1
+    if page.samplesperpixel not in allowed or (separate and page.samplesperpixel < 3) or page.imagedepth != 1:
+        raise SlideError(
+            f"{path}: has {page.samplesperpixel} channels in {page.imagedepth} planes; only grey and RGB are read"
+        )
+
+
+def _require_segments(path: Path, page: tifffile.TiffPage) -> None:
+    segment = _segment(page)
+    if segment.area > MOST_SEGMENT_PIXELS:
+        raise SlideError(
+            f"{path}: has tiles or strips of {segment.width} x {segment.height} px, too large to be read by parts; "
+            "convert it to a tiled TIFF"
+        )
+    planes = page.samplesperpixel if page.planarconfig == 2 else 1
+    wanted = planes * math.ceil(page.imagewidth / segment.width) * math.ceil(page.imagelength / segment.height)
+    if min(len(page.dataoffsets), len(page.databytecounts)) < wanted:
+        raise SlideError(
+            f"{path}: lists {len(page.dataoffsets)} tiles where its size needs {wanted}; it is damaged: copy it anew"
+        )
+
+
+def _segment(page: tifffile.TiffPage) -> Size:
+    if page.is_tiled:
+        return Size(page.tilewidth, page.tilelength)
+    return Size(page.imagewidth, min(page.rowsperstrip or page.imagelength, page.imagelength))
+
+
+# --- which pages are levels ---------------------------------------------------------------------------------
+
+
+def _pyramid(tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:
+    # The first page that is tissue, its SubIFDs, and the later pages that are the same picture, smaller.
+    pages = [page for page in _pages(tiff.pages) if _is_tissue(page)]
+    if not pages:
+        raise ValueError("it has no page that shows tissue")
+    levels = [pages[0]]
+    for page in (*_pages(pages[0].pages), *pages[1:]):
+        if _is_tissue(page) and _is_smaller(page, levels[0], levels[-1]):
+            levels.append(page)
+    return levels
+
+
+def _pages(found: tifffile.TiffPages | None) -> list[tifffile.TiffPage]:
+    return [page for page in found or () if isinstance(page, tifffile.TiffPage)]
+
+
+def _is_tissue(page: tifffile.TiffPage) -> bool:
+    # 4 marks a mask, and Aperio marks its macro image with 9. Its label says so in the second line.
+    first_lines = "\n".join(str(page.description).splitlines()[:2])
+    aperio_side_image = str(page.description).startswith("Aperio") and NOT_TISSUE.search(first_lines)
+    named = NOT_TISSUE.fullmatch(str(page.description).strip())
+    return not (page.subfiletype & 4 or page.subfiletype == 9 or aperio_side_image or named)
+
+
+def _is_smaller(page: tifffile.TiffPage, base: tifffile.TiffPage, previous: tifffile.TiffPage) -> bool:
+    # Of a tiled picture the levels are tiled: Aperio's thumbnail, which lies between them, is not.
+    if page.is_tiled != base.is_tiled or page.samplesperpixel != base.samplesperpixel or page.dtype != base.dtype:
+        return False
+    width, height = page.imagewidth, page.imagelength
+    if min(width, height) < 1 or width >= previous.imagewidth or height >= previous.imagelength:
+        return False
+    factor = max(base.imagewidth / width, base.imagelength / height)
+    # The same picture, each side rounded to whole pixels at each of a few halvings.
+    return abs(base.imagewidth / factor - width) <= 2 and abs(base.imagelength / factor - height) <= 2
+
+
+def _ome_pixels(tiff: tifffile.TiffFile) -> dict[str, str]:
+    # Attributes of the first image's <Pixels>; empty where it is no OME-TIFF. No XML parser, nothing to expand.
+    if not tiff.is_ome:
+        return {}
+    found = re.search(r"<(?:\w+:)?Pixels\b([^>]*)>", str(_pages(tiff.pages)[0].description))
+    return dict(re.findall(r"(\w+)\s*=\s*\"([^\"]*)\"", found[1])) if found else {}
+
+
+def _ome_levels(path: Path, tiff: tifffile.TiffFile, ome: Mapping[str, str]) -> list[tuple[tifffile.TiffPage, ...]]:
+    # Pages of each level: one with all samples, or one a channel (CYX) of the first focal plane and time.
+    pages = _pages(tiff.pages)
+    first = pages[0]
+    if first.samplesperpixel > 1 or int(ome.get("SizeC", "1")) == 1:
+        channels = [first]
+    elif int(ome["SizeC"]) == 3:
+        order = ome.get("DimensionOrder", "XYCZT")[2:]
+        step = math.prod(int(ome.get(f"Size{axis}", "1")) for axis in order[: order.index("C")])
+        channels = [pages[channel * step] for channel in range(3)]
+    else:
+        raise SlideError(f"{path}: has {ome['SizeC']} channels; only grey and RGB of 8 bits a channel are read")
+    chains = [_with_reduced(page) for page in channels]
+    if len(channels) == 1 and len(chains[0]) == 1:
+        return [(page,) for page in _pyramid(tiff)]  # an older way: reduced pages follow
+    n_levels = min(map(len, chains))
+    levels = [tuple(chain[number] for chain in chains) for number in range(n_levels)]
+    if any(len({_layout(page) for page in level}) > 1 for level in levels):
+        raise SlideError(f"{path}: has channels of different sizes; it is damaged: copy it anew")
+    return levels
+
+
+def _with_reduced(page: tifffile.TiffPage) -> list[tifffile.TiffPage]:
+    levels = [page]
+    for reduced in _pages(page.pages):
+        if _is_smaller(reduced, page, levels[-1]):
+            levels.append(reduced)
+    return levels
+
+
+def _layout(page: tifffile.TiffPage) -> tuple[int, ...]:
+    segment = _segment(page)
+    return page.imagewidth, page.imagelength, segment.width, segment.height, int(page.photometric)
+
+
+def _level(group: Sequence[tifffile.TiffPage]) -> _Level:
+    first = group[0]
+    segment = _segment(first)
+    across = math.ceil(first.imagewidth / segment.width)
+    n_segments = across * math.ceil(first.imagelength / segment.height)
+    planes = tuple(
+        _Plane(page.dataoffsets, page.databytecounts, sample * n_segments, page.decode, page.jpegtables)
+        for page in group
+        for sample in range(page.samplesperpixel if page.planarconfig == 2 else 1)
+    )
+    size = Size(first.imagewidth, first.imagelength)
+    return _Level(size, segment, across, planes, int(first.photometric), int(first.compression))
+
+
+# --- tiles --------------------------------------------------------------------------------------------------
+
+
+def _require_size(data: bytes, stored: _Level) -> None:
+    # What JPEG and JPEG 2000 say of their own size, before a decoder believes it.
+    if stored.compression == 7:
+        width, height = _jpeg_size(data)
+    elif stored.compression in JPEG_2000:
+        width, height = _jpeg2000_size(data)
+    elif COMPRESSIONS[stored.compression] == "deflate":
+        limit = 4 * stored.segment.area
+        if len(zlib.decompressobj().decompress(data, limit + 1)) > limit:
+            raise ValueError(f"it inflates to more than {stored.segment.width} x {stored.segment.height} px")
+        return
+    else:
+        return
+    if width > stored.segment.width or height > stored.segment.height:
+        raise ValueError(f"it claims {width} x {height} px, its place has {stored.segment.width}")
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    # ITU-T T.81, B.2.2: the frame header is marker C0 to CF but for C4, C8, CC; length, precision, height, width.
+    place = 2
+    while place + 9 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in {0xC4, 0xC8, 0xCC}:
+            height, width = struct.unpack(">HH", data[place + 5 : place + 9])
+            return width, height
+        place += 1 if marker == 0xFF else 2 + struct.unpack(">H", data[place + 2 : place + 4])[0]
+    raise ValueError("it is no JPEG with a frame")
+
+
+def _jpeg2000_size(data: bytes) -> tuple[int, int]:
+    # ITU-T T.800, A.5.1: SOC, then SIZ: length, capabilities, extent and offset of the image.
+    place = data.find(b"\xff\x4f\xff\x51")
+    if place < 0 or place + 24 > len(data):
+        raise ValueError("it is no JPEG 2000 codestream")
+    end_x, end_y, x, y = struct.unpack(">IIII", data[place + 8 : place + 24])
+    return end_x - x, end_y - y
+
+
+def _rgb(channels: NDArray[np.uint8], stored: _Level) -> Pixels:
+    # (h, w, 3) of 1 to 4 channels as they are stored.
+    if stored.photometric == WHITE_IS_ZERO:
+        channels = WHITE - channels
+    n_channels = channels.shape[2]
+    if n_channels < 3:
+        colour = np.repeat(channels[..., :1], 3, axis=2)
+    elif stored.compression == 33003:
+        colour = _from_ycbcr(channels[..., :3])
+    else:
+        colour = channels[..., :3]
+    if n_channels in {2, 4}:
+        alpha = channels[..., -1:].astype(np.float32) / 255
+        colour = np.rint(colour * alpha + WHITE * (1 - alpha)).astype(np.uint8)
+    return np.ascontiguousarray(colour)
+
+
+def _from_ycbcr(channels: NDArray[np.uint8]) -> Pixels:
+    # JFIF 1.02: full range, chroma around 128.
+    luma, blue, red = (channels[..., index].astype(np.float32) for index in range(3))
+    blue, red = blue - 128, red - 128
+    rgb = np.stack([luma + 1.402 * red, luma - 0.344136 * blue - 0.714136 * red, luma + 1.772 * blue], axis=2)
+    converted: Pixels = np.rint(rgb).clip(0, WHITE).astype(np.uint8)
+    return converted
+
+
+# --- resolution ---------------------------------------------------------------------------------------------
+
+
+def _mpp(page: tifffile.TiffPage, aperio: Mapping[str, str], ome: Mapping[str, str]) -> tuple[float, float] | None:
+    across, down = _positive(ome.get("PhysicalSizeX")), _positive(ome.get("PhysicalSizeY"))
+    unit_x = UM_IN_OME.get(ome.get("PhysicalSizeXUnit", "\u00b5m"))
+    unit_y = UM_IN_OME.get(ome.get("PhysicalSizeYUnit", "\u00b5m"))
+    if across and down and unit_x and unit_y:
+        return across * unit_x, down * unit_y
+    of_aperio = _positive(aperio.get("MPP"))
+    if of_aperio:
+        return of_aperio, of_aperio
+    unit = UM_IN_UNIT.get(int(page.tags.valueof(296, 2)))
+    per_x, per_y = _ratio(page.tags.valueof(282)), _ratio(page.tags.valueof(283))
+    return (unit / per_x, unit / per_y) if unit and per_x and per_y else None
+
+
+def _ratio(value: object) -> float | None:
+    match value:
+        case (int(above), int(below)) if above > 0 and below > 0:
+            return above / below
+        case _:
+            return None
+
+
+def _positive(text: str | None) -> float | None:
+    try:
+        number = float(text or "")
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and number > 0 else None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
