@@ -9,7 +9,7 @@ import traceback
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -178,29 +178,94 @@ def data_check(
     raise typer.Exit(code=int(report.must_be_mended))
 
 
-@app.command(epilog="Example: sentinode phantom cohort --patients 12 --patches 40 --preset 40x")
+@data_app.command(
+    "tiles", epilog="Example: sentinode data tiles SLIDES --annotations XML --mpp 1.0 --tile 96 --out manifest.csv"
+)
+def data_tiles(  # noqa: PLR0913 - the options of a command
+    inputs: Annotated[list[Path], _path_argument(help="Slides, or folders of slides.")],
+    *,
+    mpp: Annotated[float, typer.Option(help="Micrometres a pixel of the tiles.")],
+    tile: Annotated[int, typer.Option(help="Side of a tile in pixels.")] = 96,
+    annotations: Annotated[
+        Path | None, _path_option(help="Folder of drawings: ASAP XML, QuPath GeoJSON, ImageScope XML.")
+    ] = None,
+    slides: Annotated[
+        Path | None, _path_option(help="A table of the slides: slide_id, and patient_id, site, label where known.")
+    ] = None,
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="A drawn name and its class, e.g. Tumor=tumour; or =exclude.")
+    ] = None,
+    background: Annotated[str, typer.Option(help="The class where nothing was drawn.")] = "normal",
+    unannotated: Annotated[
+        Literal["refuse", "background", "leave-out"],
+        typer.Option(help="What becomes of slides without a drawing."),
+    ] = "refuse",
+    rule: Annotated[Literal["centre", "area"], typer.Option(help="What of a tile decides.")] = "centre",
+    minimum: Annotated[float, typer.Option(help="Share from which on a tile has the class; 0: any.")] = 0.0,
+    ambiguous: Annotated[float, typer.Option(help="Share up to which it has none; between: left out.")] = 0.0,
+    overlap: Annotated[float, typer.Option(help="Share of its side that a tile shares with the next.")] = 0.0,
+    slide_mpp: Annotated[float | None, typer.Option(help="Micrometres a pixel of the slides' files.")] = None,
+    mpp_table: Annotated[Path | None, _path_option(help="The same for each: a CSV with slide,mpp.")] = None,
+    out: Annotated[Path, _path_option(help="The manifest to write, .csv or .parquet.")] = Path("manifest.csv"),
+    as_json: AsJson = False,
+) -> None:
+    """Make a manifest of the tiles of slides, labelled by what was drawn on them; nothing is cut to disk."""
+    from sentinode.terminal import print_json, print_tiles, progress
+    from sentinode.workflows.slide_inputs import mpp_wish
+    from sentinode.workflows.tiling import TilesWish, make_tiles, parse_classes
+
+    wish = TilesWish(
+        mpp,
+        tile,
+        annotations,
+        slides,
+        parse_classes(classes or []),
+        background,
+        unannotated,
+        rule,
+        minimum,
+        ambiguous,
+        overlap,
+        slide_mpp=mpp_wish(slide_mpp, mpp_table),
+    )
+    with progress("looking for tissue") as advance:
+        report = make_tiles(inputs, out, wish, advance)
+    if as_json:
+        print_json({"manifest": str(out), "slides": [dict(one) for one in report.slides], **dict(report.left_out)})
+    else:
+        print_tiles(report.slides, report.left_out, report.notes, str(out))
+
+
+@app.command(epilog="Example: sentinode phantom cohort --patients 12 --sites 2")
 def phantom(
     out: Annotated[Path, _path_argument(help="The folder to make.")],
     *,
     patients: Annotated[int, typer.Option(help="How many patients.")] = 12,
-    patches: Annotated[int, typer.Option(help="Patches of each patient.")] = 40,
+    patches: Annotated[int | None, typer.Option(help="Draw so many patches of each patient, and no slides.")] = None,
     sites: Annotated[int, typer.Option(help="Laboratories, each with its stain and scanner.")] = 2,
     preset: Annotated[str, typer.Option(help="10x (1.0 micrometre a pixel) or 40x (0.25).")] = "10x",
+    size: Annotated[int | None, typer.Option(help="Side of each slide in pixels, up to 100000.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed, the same cohort.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Draw synthetic patches of lymph nodes, normal and cancerous, with a manifest."""
+    """Draw synthetic slides of lymph nodes, normal and cancerous, with their truth; or patches with a manifest."""
     from sentinode.terminal import print_json, progress, say
+    from sentinode.workflows.phantom_slides import write_phantom_slides
     from sentinode.workflows.phantoms import draw_phantom_patches
 
-    with progress("drawing patches") as advance:
-        manifest = draw_phantom_patches(
-            out, patients=patients, patches=patches, sites=sites, preset=preset, seed=seed, on_progress=advance
-        )
+    with progress("drawing") as advance:
+        if patches is None:
+            table = write_phantom_slides(
+                out, patients=patients, sites=sites, preset=preset, seed=seed, size=size, on_progress=advance
+            )
+        else:
+            table = draw_phantom_patches(
+                out, patients=patients, patches=patches, sites=sites, preset=preset, seed=seed, on_progress=advance
+            )
     if as_json:
-        print_json({"manifest": str(manifest), "images": patients * patches, "synthetic": True})
+        print_json({"table": str(table), "patients": patients, "synthetic": True})
     else:
-        say(f"wrote {manifest} (synthetic)")
+        say(f"wrote {table} (synthetic)")
 
 
 @app.command(epilog="Example: sentinode demo --out demo")
@@ -268,6 +333,38 @@ def evaluate(
         print_json(found.to_json())
     else:
         print_evaluation(found.metrics, found.n_patients, str(model), n_unknown=found.n_unknown)
+
+
+@app.command(epilog="Example: sentinode predict SLIDES --model model --out answers")
+def predict(  # noqa: PLR0913 - the options of a command
+    inputs: Annotated[list[Path], _path_argument(help="Slides, or folders of slides.")],
+    *,
+    model: Annotated[Path, _path_option(help="The folder that sentinode train wrote.")],
+    out: Annotated[Path, _path_option(help="The folder for the answers; the same one goes on after an interruption.")],
+    mpp: Annotated[float | None, typer.Option(help="Micrometres a pixel of the slides, e.g. 0.25 for 40x.")] = None,
+    mpp_table: Annotated[Path | None, _path_option(help="A CSV with the columns slide,mpp.")] = None,
+    mpp_from_objective: Annotated[
+        bool, typer.Option(help="Take the objective power where a file has no mpp: right to about 15 %.")
+    ] = False,
+    overlap: Annotated[float, typer.Option(help="Share of its side that a tile shares with the next.")] = 0.0,
+    check_quality: Annotated[bool, typer.Option(help="Leave out blurred, inked and folded tiles.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Recognise slides: a verdict, the fields to look at first, a heatmap, a report for each."""
+    from sentinode.terminal import prediction_progress, print_json, print_slides
+    from sentinode.workflows.predicting import PredictionWish, predict_slides
+    from sentinode.workflows.slide_inputs import mpp_wish
+
+    wish = PredictionWish(
+        mpp_wish(mpp, mpp_table, from_objective=mpp_from_objective), overlap=overlap, check_quality=check_quality
+    )
+    with prediction_progress() as listen:
+        run = predict_slides(inputs, model, out, wish, listen)
+    if as_json:
+        print_json({"slides": [dict(one) for one in run.results], "failures": dict(run.failures)})
+    else:
+        print_slides(run.results, run.failures, out)
+    raise typer.Exit(code=int(bool(run.failures)))
 
 
 @study_app.command("run", epilog="Example: sentinode study run study.toml --out results")

@@ -22,18 +22,22 @@ if TYPE_CHECKING:
     from sentinode.study.table import StudyTable
     from sentinode.workflows.checking import CheckReport
     from sentinode.workflows.describing import Description
+    from sentinode.workflows.predicting import SlideDone, TilesDone
     from sentinode.workflows.training import TrainingEvent
 
 __all__ = [
     "console",
     "message_console",
+    "prediction_progress",
     "print_check",
     "print_description",
     "print_evaluation",
     "print_json",
     "print_manifest",
     "print_rows",
+    "print_slides",
     "print_study",
+    "print_tiles",
     "progress",
     "say",
     "start_logging",
@@ -140,6 +144,64 @@ def print_evaluation(metrics: "Mapping[str, Value]", n_patients: int, model: str
 
 def _share(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.3f}"
+
+
+def print_slides(results: "Sequence[Mapping[str, Any]]", failures: Mapping[str, str], out: Path) -> None:
+    """Say what was found on slides, the most suspicious first, and what failed.
+
+    Parameters
+    ----------
+    results : sequence of mapping
+        ``result.json`` of each slide.
+    failures : mapping of str to str
+        File -> why it has no result.
+    out : Path
+        Where the answers lie.
+    """
+    rows = [
+        (
+            str(one["slide_id"]),
+            str(one["verdict"]),
+            _share(one["score"]),
+            f"{one['regions']}",
+            f"{one['suspicious_mm2']:.3f}",
+            f"{one['recognised']:,}",
+            f"{one['seconds']:.1f}",
+        )
+        for one in results
+    ]
+    if rows:
+        print_rows(("slide", "verdict", "score", "regions", "mm2", "tiles", "seconds"), rows)
+    for reason in failures.values():
+        say(f"failed: {reason}")
+    say(f"open {out / 'index.html'}. Research use only")
+
+
+def print_tiles(
+    slides: "Sequence[Mapping[str, Any]]", left_out: Mapping[str, int], notes: Sequence[str], manifest: str
+) -> None:
+    """Say what tiles were made of slides.
+
+    Parameters
+    ----------
+    slides : sequence of mapping
+        ``slide_id``, ``tiles``, a count a class, ``left out``.
+    left_out : mapping of str to int
+        Reason -> tiles.
+    notes : sequence of str
+        What a reader must know.
+    manifest : str
+        Where it was written.
+    """
+    first, last = ("slide_id", "tiles"), ("left out",)
+    classes = sorted({name for row in slides for name in row} - {*first, *last})
+    header = (*first, *classes, *last)
+    print_rows(header, [tuple(str(row.get(name, 0)) for name in header) for row in slides])
+    for note in notes:
+        say(note)
+    for reason, n in left_out.items():
+        say(f"left out: {n:,} tiles ({reason})")
+    say(f"wrote {manifest}")
 
 
 def print_manifest(frame: "pd.DataFrame", classes: Sequence[str], path: str) -> None:
@@ -366,6 +428,33 @@ class _TrainingLines(_Phases):
                 stop = "" if record.stop_loss != record.stop_loss else f", on stop patients {record.stop_loss:.4f}"
                 say(f"{record.stage}, epoch {record.epoch}: loss {record.loss:.4f}{stop} ({record.seconds:.1f} s)")
                 self.advance(done, total)
+
+
+@contextmanager
+def prediction_progress() -> "Iterator[Callable[[TilesDone | SlideDone], None]]":
+    """Show slides while they are recognised: a bar of tiles where there is a terminal, a line a slide everywhere.
+
+    Yields
+    ------
+    Callable[[TilesDone | SlideDone], None]
+        To be given to the prediction as ``on_event``.
+    """
+    with ExitStack() as stack:
+        yield _PredictionLines(stack)
+
+
+class _PredictionLines(_Phases):
+    """Turns the events of a prediction into lines, and the tiles of a slide into progress."""
+
+    def __call__(self, event: "TilesDone | SlideDone") -> None:
+        from sentinode.workflows.predicting import SlideDone, TilesDone  # noqa: PLC0415 - only a prediction needs it
+
+        match event:
+            case TilesDone(slide_id, number, n_slides, done, total):
+                self.show(f"{number}/{n_slides}  {slide_id}", done, total)
+            case SlideDone(slide_id, number, n_slides, verdict, stored):
+                self.stack.close()
+                say(f"{number}/{n_slides}  {slide_id}: {verdict}{' (done before)' if stored else ''}")
 
 
 class _StudyLines(_Phases):

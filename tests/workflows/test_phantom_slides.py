@@ -49,7 +49,7 @@ def test_a_cohort_is_written_with_its_truth(tiny, tmp_path):
 
 def assert_truth_agrees(truth, lesion):
     name = lesion["slide_id"]
-    drawn, asap = (read_annotations(truth / f"{name}{end}") for end in (".geojson", ".xml"))
+    drawn, asap = map(read_annotations, (truth / f"{name}.geojson", truth.parent / "annotations" / f"{name}.xml"))
     assert asap.classes == ("Tumor",)
     assert drawn.classes == ("Tissue", "Tumor")
     assert asap.area_of("Tumor") == pytest.approx(drawn.area_of("Tumor"), rel=1e-3)
@@ -68,7 +68,7 @@ def test_what_is_there_is_not_drawn_again_but_another_seed_is(tiny, tmp_path):
     write_phantom_slides(tmp_path, **tiny)
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "slides").iterdir()}
     tables = [(tmp_path / name).read_bytes() for name in ("slides.csv", "lesions.csv")]
-    (tmp_path / "truth" / "phantom-p002-s1.xml").unlink()
+    (tmp_path / "annotations" / "phantom-p002-s1.xml").unlink()
     write_phantom_slides(tmp_path, **tiny)
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "slides").iterdir()}
     assert [name for name in before if before[name] != after[name]] == ["phantom-p002-s1.tif"]

@@ -154,6 +154,29 @@ class Bundle:
     files: Mapping[str, str]
     digest: str
 
+    def mpp_of_tiles(self) -> float:
+        """Tell at which resolution slides must be read for this model.
+
+        Returns
+        -------
+        float
+            Micrometres a pixel.
+
+        Raises
+        ------
+        ModelError
+            If the images that it was trained on did not say, or are not square.
+        """
+        tile = self.facts.tile
+        if tile.mpp is None:
+            raise ModelError(
+                f"{self.folder}: was trained on images of unknown mpp, so nobody can say at which resolution slides "
+                "must be read for it; train it again with --mpp"
+            )
+        if tile.width != tile.height:
+            raise ModelError(f"{self.folder}: takes tiles of {tile.width} x {tile.height} px, and slides give squares")
+        return tile.mpp
+
     def seen(self) -> Seen:
         """Read what it was trained on.
 

@@ -8,6 +8,7 @@ import base64
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import jinja2
 import numpy as np
@@ -20,6 +21,7 @@ from sentinode.storage import write_whole
 __all__ = [
     "Drawing",
     "Gallery",
+    "Link",
     "Page",
     "Picture",
     "Section",
@@ -39,11 +41,24 @@ class Drawing:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A cell that leads to a file beside the page."""
+
+    text: str
+    path: str
+
+    @property
+    def href(self) -> str:
+        """The relative address, with every sign escaped that an address cannot hold."""
+        return quote(self.path)
+
+
+@dataclass(frozen=True)
 class TextTable:
-    """A table whose cells are already words; ``strong`` are the rows that stand out (positions)."""
+    """A table whose cells are already words, or links; ``strong`` are the rows that stand out (positions)."""
 
     header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[str | Link, ...], ...]
     caption: str = ""
     strong: frozenset[int] = frozenset()
 
@@ -58,10 +73,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """A row of pictures under a title."""
+    """Pictures under a title, each shown ``width`` px wide."""
 
     title: str
     pictures: tuple[Picture, ...]
+    width: int = 112
 
 
 @dataclass(frozen=True)

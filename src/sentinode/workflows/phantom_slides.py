@@ -350,9 +350,9 @@ def _regions(name: str, shapes: Sequence[BaseGeometry]) -> tuple[Region, ...]:
 
 def _paths(plan: SlidePlan, folder: Path) -> tuple[Path, Path, Path, Path, Path]:
     truth, name = folder / "truth", plan.slide_id
-    ends = (f"{name}.xml", f"{name}.geojson", f"{name}-mask.png", f"{name}.json")
-    asap, geojson, mask, sidecar = (truth / end for end in ends)
-    return asap, geojson, mask, sidecar, folder / "slides" / f"{name}.tif"
+    geojson, mask, sidecar = (truth / end for end in (f"{name}.geojson", f"{name}-mask.png", f"{name}.json"))
+    # Apart from the truth: a slide has one drawing in a folder of drawings.
+    return folder / "annotations" / f"{name}.xml", geojson, mask, sidecar, folder / "slides" / f"{name}.tif"
 
 
 def _finished(plan: SlidePlan, folder: Path) -> dict[str, Any] | None:

@@ -1,0 +1,77 @@
+"""The page of all slides of a run, the most suspicious first, with what failed and why."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sentinode._version import __version__
+from sentinode.models.bundle import BundleFacts
+from sentinode.report.page import Link, Page, Section, TextTable, write_page
+
+__all__ = ["write_cohort_page"]
+
+
+def write_cohort_page(
+    results: Sequence[Mapping[str, Any]], failures: Mapping[str, str], facts: BundleFacts, path: Path
+) -> None:
+    """Write the page.
+
+    Parameters
+    ----------
+    results : sequence of mapping
+        ``result.json`` of each slide, the most suspicious first.
+    failures : mapping of str to str
+        File -> why it has no result.
+    facts : BundleFacts
+        The model.
+    path : Path
+        Of the ``.html``; the slides' folders lie beside it.
+
+    Raises
+    ------
+    ExportError
+        If it cannot be written.
+    """
+    # ExportError is write_page's.
+    n_suspicious = sum(one["regions"] > 0 and one["score"] is not None for one in results)
+    n_refused = sum(one["score"] is None for one in results)
+    lead = f"{n_suspicious} suspicious of {facts.positive}, {n_refused} refused, {len(failures)} failed."
+    page = Page(
+        title=f"{len(results) + len(failures)} slides",
+        lead=lead,
+        badges=("research use only", f"model {facts.algorithm}"),
+        notes=(facts.intended_use,),
+        sections=(_slides(results, facts.positive), *(() if not failures else (_failures(failures),))),
+        footer=(("Sentinode", __version__),),
+    )
+    write_page(page, path)
+
+
+def _slides(results: Sequence[Mapping[str, Any]], positive: str) -> Section:
+    rows = tuple(
+        (
+            Link(str(one["slide_id"]), f"{one['slide_id']}/report.html"),
+            str(one["verdict"]),
+            "" if one["score"] is None else f"{one['score']:.3f}",
+            f"{one['regions']}",
+            f"{one['suspicious_mm2']:.3f}",
+            f"{one['recognised']:,} of {one['tiles']:,}",
+            f"{one['mpp']:.4g} ({one['mpp_source']})",
+        )
+        for one in results
+    )
+    header = (
+        "slide",
+        "verdict",
+        f"score for {positive}",
+        "regions",
+        "suspicious, mm²",
+        "tiles recognised",
+        "um a pixel",
+    )
+    return Section("Slides, the most suspicious first", tables=(TextTable(header, rows),))
+
+
+def _failures(failures: Mapping[str, str]) -> Section:
+    rows = tuple((name, reason) for name, reason in failures.items())
+    return Section("Without a result", tables=(TextTable(("file", "why, and what to do"), rows),))

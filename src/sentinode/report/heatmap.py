@@ -1,0 +1,90 @@
+"""Probabilities in colour over the tissue that they belong to."""
+
+import io
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from sentinode.inference.maps import ProbabilityMap
+
+__all__ = ["colour_map", "colour_scale", "heat_overlay"]
+
+_COLOURS = "viridis"  # read in order by everyone, also by the colour-blind, and yellow is no colour of the stain
+_FAINT, _STRONG = 0.12, 0.72
+"""How much of the tissue the colour covers at a probability of 0 and of 1."""
+
+
+def colour_map(found: ProbabilityMap) -> NDArray[np.uint8]:
+    """Give each pixel of a map its colour.
+
+    Parameters
+    ----------
+    found : ProbabilityMap
+        Of a slide.
+
+    Returns
+    -------
+    (h, w, 4) uint8
+        Red, green, blue and opacity; clear where no tile was recognised.
+    """
+    proba = np.nan_to_num(found.pixels)
+    colours = colormaps[_COLOURS](proba)
+    colours[..., 3] = np.where(np.isnan(found.pixels), 0.0, _FAINT + (_STRONG - _FAINT) * proba)
+    return np.round(colours * 255).astype(np.uint8)
+
+
+def heat_overlay(thumbnail: NDArray[np.uint8], found: ProbabilityMap) -> NDArray[np.uint8]:
+    """Lay a map over the slide.
+
+    Parameters
+    ----------
+    thumbnail : (h, w, 3) uint8
+        The whole slide, as large as the map.
+    found : ProbabilityMap
+        Of the same slide.
+
+    Returns
+    -------
+    (h, w, 3) uint8
+        Pixel for pixel in the same place.
+
+    Raises
+    ------
+    ValueError
+        If the two differ in size.
+    """
+    if thumbnail.shape[:2] != found.pixels.shape:
+        raise ValueError(f"a thumbnail of {thumbnail.shape[:2]} and a map of {found.pixels.shape}: they must be alike")
+    colour = Image.fromarray(colour_map(found), "RGBA")
+    return np.asarray(Image.alpha_composite(Image.fromarray(thumbnail).convert("RGBA"), colour).convert("RGB"))
+
+
+def colour_scale(label: str) -> NDArray[np.uint8]:
+    """Draw the scale of the colours.
+
+    Parameters
+    ----------
+    label : str
+        What the colour says, e.g. ``"probability of tumour"``.
+
+    Returns
+    -------
+    (h, w, 3) uint8
+        As the colours look over white glass.
+    """
+    figure = Figure(figsize=(4.2, 0.62), dpi=100)
+    axes = figure.add_axes((0.03, 0.62, 0.94, 0.34))
+    proba = np.linspace(0, 1, 256)[None]
+    colours = colormaps[_COLOURS](proba)
+    share = (_FAINT + (_STRONG - _FAINT) * proba)[..., None]
+    axes.imshow(colours[..., :3] * share + 1 - share, aspect="auto", extent=(0, 1, 0, 1))
+    axes.set_yticks([])
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    axes.tick_params(labelsize=7, length=2, pad=1)
+    axes.set_xlabel(label, fontsize=7.5, labelpad=1)
+    with io.BytesIO() as stream:
+        figure.savefig(stream, format="png")
+        return np.asarray(Image.open(stream).convert("RGB"))

@@ -1,0 +1,186 @@
+"""The page of one slide, for a pathologist: what the model says, where to look first, what it is and is not."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sentinode.inference.maps import ProbabilityMap, SuspiciousRegion
+from sentinode.inference.predictions import TilePredictions
+from sentinode.models.bundle import BundleFacts
+from sentinode.report.heatmap import colour_scale, heat_overlay
+from sentinode.report.page import Gallery, Page, Section, TextTable, picture, write_page
+
+__all__ = ["SlideView", "write_slide_page"]
+
+MOST_REGIONS = 12
+"""Rows of the table of regions; the GeoJSON has all of them."""
+
+OVERVIEW_WIDTH = 540
+FIELD_WIDTH = 212
+
+
+@dataclass(frozen=True, eq=False)
+class SlideView:
+    """Everything that stands on the page of a slide.
+
+    Parameters
+    ----------
+    predictions : TilePredictions
+        Of its tiles.
+    score : float
+        Of the slide.
+    verdict : str
+        In a few words.
+    thumbnail : (h, w, 3) uint8
+        The whole slide.
+    heatmap : ProbabilityMap
+        As large as the thumbnail.
+    regions : sequence of SuspiciousRegion
+        The most suspicious first.
+    fields : sequence of (pixels, float)
+        The most suspicious fields and the probability of the tile in the middle of each.
+    field_mpp : float
+        Micrometres a pixel of these.
+    quality : mapping of str to int
+        Why tiles were left out -> how many.
+    warnings : sequence of str
+        What a reader must know before anything else.
+    facts : BundleFacts
+        The model.
+    footer : mapping of str to str
+        Digests, versions, seconds.
+    """
+
+    predictions: TilePredictions
+    score: float
+    verdict: str
+    thumbnail: NDArray[np.uint8]
+    heatmap: ProbabilityMap
+    regions: Sequence[SuspiciousRegion]
+    fields: Sequence[tuple[NDArray[np.uint8], float]]
+    field_mpp: float
+    quality: Mapping[str, int]
+    warnings: Sequence[str]
+    facts: BundleFacts
+    footer: Mapping[str, str]
+
+
+def write_slide_page(view: SlideView, path: Path) -> None:
+    """Write the page: one file, nothing fetched from anywhere.
+
+    Parameters
+    ----------
+    view : SlideView
+        What stands on it.
+    path : Path
+        Of the ``.html``.
+
+    Raises
+    ------
+    ExportError
+        If it cannot be written.
+    """
+    # ExportError is write_page's.
+    predictions, facts = view.predictions, view.facts
+    page = Page(
+        title=f"Slide {predictions.slide_id}: {view.verdict}",
+        lead=(
+            f"Score {_number(view.score)} for {facts.positive}, the mean of its most suspicious tiles; "
+            f"{int(predictions.recognised.sum()):,} of {len(predictions):,} tiles of tissue were recognised."
+        ),
+        badges=("research use only", f"model {facts.algorithm}", f"{predictions.mpp:g} um a pixel"),
+        notes=tuple(view.warnings),
+        sections=(_overview(view), _fields(view), _regions(view), _quality(view), _model(view)),
+        footer=tuple(view.footer.items()),
+    )
+    write_page(page, path)
+
+
+def _overview(view: SlideView) -> Section:
+    overlay = heat_overlay(view.thumbnail, view.heatmap)
+    pictures = (
+        picture(view.thumbnail, "the slide"),
+        picture(overlay, f"the probability of {view.facts.positive} over it; no colour where nothing was recognised"),
+        picture(colour_scale(f"probability of {view.facts.positive}"), ""),
+    )
+    return Section("Overview", galleries=(Gallery("", pictures, OVERVIEW_WIDTH),))
+
+
+def _fields(view: SlideView) -> Section:
+    pictures = tuple(
+        picture(pixels, f"{number}. probability {_number(proba)}")
+        for number, (pixels, proba) in enumerate(view.fields, start=1)
+    )
+    if not pictures:
+        return Section("Where to look first", "No tile was recognised.")
+    side = view.fields[0][0].shape[1] * view.field_mpp
+    text = (
+        f"The most suspicious fields, each {side:.0f} um wide at {view.field_mpp:g} um a pixel, the suspicious tile in "
+        "its middle. They are shown whatever their probability: without a lesion, too, one is the most suspicious."
+    )
+    return Section("Where to look first", text, galleries=(Gallery("", pictures, FIELD_WIDTH),))
+
+
+def _regions(view: SlideView) -> Section:
+    title = "Suspicious regions"
+    if not view.regions:
+        return Section(title, "No tile reaches a probability of 0.5.")
+    tile_mm = view.predictions.scale.um(float(view.predictions.boxes[:, 2].mean())) / 1000
+    rows = tuple(_region_row(number, region, tile_mm) for number, region in enumerate(view.regions[:MOST_REGIONS], 1))
+    more = len(view.regions) - len(rows)
+    told = "" if 2 * tile_mm <= 0.2 else " Tiles of this size are too coarse to tell isolated tumour cells."
+    return Section(
+        title,
+        "Tiles with a probability of 0.5 or more that share an edge. Not a staging; a tile that a lesion touches "
+        f"counts whole, so the extent is given as from-to.{told}",
+        tables=(
+            TextTable(
+                ("", "highest probability", "area, mm²", "longest extent, mm", "size of metastasis, if it is one"),
+                rows,
+                f"and {more} more in the GeoJSON" if more > 0 else "",
+            ),
+        ),
+    )
+
+
+def _region_row(number: int, region: SuspiciousRegion, tile_mm: float) -> tuple[str, ...]:
+    low, high = region.extent_mm
+    classes = region.size_classes(tile_mm)
+    return (
+        str(number),
+        _number(region.proba),
+        f"{region.area_mm2:.3f}",
+        f"{low:.2f} to {high:.2f}",
+        " or ".join(classes) if classes else "cannot be told",
+    )
+
+
+def _quality(view: SlideView) -> Section:
+    total = len(view.predictions)
+    rows = tuple((reason, f"{n:,}", f"{n / total:.1%}") for reason, n in view.quality.items())
+    text = "Tiles that were not shown to the model, and why." if rows else "Every tile was fit to be recognised."
+    tables = (TextTable(("left out", "tiles", "of all"), rows),) if rows else ()
+    return Section("Quality", text, tables=tables)
+
+
+def _model(view: SlideView) -> Section:
+    facts = view.facts
+    rows = tuple(
+        (name, _number(one.value), f"{_number(one.low)} to {_number(one.high)}")
+        for name, one in facts.metrics.items()
+        if name in {"auc", "accuracy", "sensitivity", "specificity"}
+    )
+    n_train, n_test = (facts.data.n_patients.get(role, 0) for role in ("train", "test"))
+    text = f"{facts.intended_use} Trained on {n_train} patients"
+    text += f"; its numbers are those of {n_test} others, tile by tile." if rows else "; how good it is, nobody knows."
+    if facts.data.synthetic:
+        text += " Its training images are synthetic: it says nothing about tissue."
+    tables = (TextTable(("tiles of the test patients", "value", "95 % over patients"), rows),) if rows else ()
+    return Section("The model", text, tables=tables)
+
+
+def _number(value: float | None) -> str:
+    return "n/a" if value is None or value != value else f"{value:.3f}"  # noqa: PLR0124 - NaN differs from itself

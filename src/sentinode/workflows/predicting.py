@@ -1,0 +1,411 @@
+"""Slides in, answers out: each slide recognised, drawn, exported and described; one bad slide stops no other."""
+
+import hashlib
+import json
+import logging
+import platform
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from sentinode._version import __version__
+from sentinode.errors import ExportError, SlideError
+from sentinode.execution import Failure, run_jobs
+from sentinode.export.formats import EXPORTS, export_writer
+from sentinode.geometry import Size
+from sentinode.inference.engine import Recogniser, recognise_tiles
+from sentinode.inference.maps import probability_map, suspicious_regions
+from sentinode.inference.predictions import TilePredictions, write_predictions
+from sentinode.inference.summary import slide_score, suspicious_fields
+from sentinode.models.bundle import Bundle, read_bundle
+from sentinode.models.runtime import open_recogniser
+from sentinode.report.cohort_page import write_cohort_page
+from sentinode.report.heatmap import heat_overlay
+from sentinode.report.slide_page import SlideView, write_slide_page
+from sentinode.slides.quality import LIMITS, quality_findings, tile_quality, usable
+from sentinode.slides.resolution import MppWish
+from sentinode.slides.slide import Slide, open_slide
+from sentinode.slides.tiling import MINIMUM_TISSUE, TileGrid, tile_grid
+from sentinode.slides.tissue import tissue_of
+from sentinode.storage import whole_file, whole_folder
+from sentinode.workflows.slide_inputs import find_slides
+
+__all__ = ["PredictionRun", "PredictionWish", "SlideDone", "TilesDone", "predict_slides"]
+
+THUMBNAIL_PX = 1600
+"""Longer side of the overview and of the heatmap."""
+
+FIELD_UM, FIELD_MPP = 256.0, 0.5
+"""A field of the gallery, and its resolution; of a slide that is coarser, the slide's own."""
+
+_RESULT = "result.json"
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PredictionWish:
+    """How slides shall be recognised.
+
+    Parameters
+    ----------
+    mpp : MppWish
+        What is known of their resolution beside the files.
+    overlap : float
+        Share of its side that a tile has in common with the next one.
+    minimum_tissue : float
+        Share of a tile that must be tissue.
+    check_quality : bool
+        Whether blurred, inked and folded tiles are left out, and a slide that is mostly such is refused.
+    exports : tuple of str
+        Formats to write beside the Parquet table: keys of `EXPORTS`.
+    readers : int
+        Threads that read.
+    """
+
+    mpp: MppWish = field(default_factory=MppWish)
+    overlap: float = 0.0
+    minimum_tissue: float = MINIMUM_TISSUE
+    check_quality: bool = True
+    exports: tuple[str, ...] = tuple(EXPORTS)
+    readers: int = 2
+
+
+@dataclass(frozen=True)
+class TilesDone:
+    """Tiles of a slide were recognised: `done` of `total`; it is slide `number` (from 1) of `n_slides`."""
+
+    slide_id: str
+    number: int
+    n_slides: int
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class SlideDone:
+    """A slide is finished, was finished before (`stored`), or failed with a reason."""
+
+    slide_id: str
+    number: int
+    n_slides: int
+    verdict: str
+    stored: bool = False
+
+
+Event: TypeAlias = TilesDone | SlideDone
+Listener: TypeAlias = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class PredictionRun:
+    """What became of the slides.
+
+    Parameters
+    ----------
+    results : tuple of dict
+        Of each slide that was finished, now or before, the most suspicious first: its ``result.json``.
+    failures : mapping of str to str
+        File -> why it has no result.
+    """
+
+    results: tuple[Mapping[str, Any], ...]
+    failures: Mapping[str, str]
+
+
+def predict_slides(
+    inputs: Sequence[Path | str],
+    model: Path | str,
+    out: Path | str,
+    wish: PredictionWish | None = None,
+    on_event: Listener | None = None,
+) -> PredictionRun:
+    """Recognise slides and write what was found.
+
+    Each slide gets a folder ``OUT/<slide>``, which appears whole: ``result.json``, ``tiles.parquet``, the exports,
+    ``heatmap.png`` and ``report.html``. A slide is not done again if its folder was made by the same model from the
+    same content with the same options; whether it is, is told by digests and not by the existence of a file.
+
+    Parameters
+    ----------
+    inputs : sequence of Path or str
+        Slides, or folders of slides.
+    model : Path or str
+        Folder of a bundle.
+    out : Path or str
+        Folder for everything.
+    wish : PredictionWish, optional
+        How.
+    on_event : callable, optional
+        Receives every `TilesDone` and `SlideDone`.
+
+    Returns
+    -------
+    PredictionRun
+        A slide that failed stops no other.
+
+    Raises
+    ------
+    ModelError
+        If the bundle cannot be read, or does not say at which mpp it was trained.
+    SlideError
+        If there is no slide, or two have one name.
+    ExportError
+        If `out` cannot be written.
+    """
+    # The errors are those of the steps.
+    wish, out, listen = wish or PredictionWish(), Path(out), on_event or (lambda _event: None)
+    bundle = read_bundle(model)
+    tile_mpp = bundle.mpp_of_tiles()
+    slides = find_slides([Path(one) for one in inputs])
+    work = _Work(bundle, tile_mpp, open_recogniser(bundle), out, wish, listen, len(slides))
+    jobs = [(path, (work, path, number)) for number, path in enumerate(slides, start=1)]
+    results, failures = [], {}
+    for path, outcome in run_jobs(_do_slide, jobs):
+        if isinstance(outcome, Failure):
+            _LOG.debug("%s failed\n%s", path, outcome.traceback)
+            failures[str(path)] = (
+                outcome.message if outcome.kind.endswith("Error") else f"{outcome.kind}: {outcome.message}"
+            )
+            listen(SlideDone(path.stem, slides.index(path) + 1, len(slides), f"failed: {failures[str(path)]}"))
+        else:
+            results.append(outcome)
+    ordered = sorted(results, key=lambda one: (-(one["score"] if one["score"] is not None else -1.0), one["slide_id"]))
+    run = PredictionRun(tuple(MappingProxyType(one) for one in ordered), failures)
+    _write_cohort(run, bundle, out)
+    return run
+
+
+class _Work(NamedTuple):
+    bundle: Bundle
+    tile_mpp: float
+    recogniser: Recogniser
+    out: Path
+    wish: PredictionWish
+    listen: Listener
+    n_slides: int
+
+
+class _Read(NamedTuple):
+    # What was made of a slide, before it is written.
+    predictions: TilePredictions
+    thumbnail: NDArray[np.uint8]
+    fields: tuple[tuple[NDArray[np.uint8], float], ...]
+    field_mpp: float
+    refusal: str
+    warnings: tuple[str, ...]
+
+
+def _do_slide(job: tuple[_Work, Path, int]) -> dict[str, Any]:
+    work, path, number = job
+    with open_slide(path, work.wish.mpp) as slide:
+        slide_id, key = slide.info.slide_id, _key(work, slide)
+        folder = work.out / slide_id
+        stored = _stored(folder, key)
+        if stored is not None:
+            work.listen(SlideDone(slide_id, number, work.n_slides, str(stored["verdict"]), stored=True))
+            return stored
+        started = time.perf_counter()
+        read = _recognise(work, slide, number)
+    result = _result(work, path, read, key, time.perf_counter() - started)
+    _write(work, read, result, folder)
+    work.listen(SlideDone(slide_id, number, work.n_slides, str(result["verdict"])))
+    return result
+
+
+def _key(work: _Work, slide: Slide) -> str:
+    # Everything that the result of a slide depends on.
+    known = {
+        "version": __version__,
+        "model": work.bundle.digest,
+        "slide": slide.info.fingerprint,
+        "mpp": slide.info.mpp,
+        "wish": [
+            work.wish.overlap,
+            work.wish.minimum_tissue,
+            work.wish.check_quality,
+            sorted(work.wish.exports),
+        ],
+    }
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+
+def _stored(folder: Path, key: str) -> dict[str, Any] | None:
+    try:
+        stored = dict(json.loads((folder / _RESULT).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+    return stored if stored.get("key") == key else None
+
+
+def _recognise(work: _Work, slide: Slide, number: int) -> _Read:
+    tile = work.bundle.facts.tile
+    mask = tissue_of(slide)
+    grid = tile_grid(
+        slide.info,
+        mask,
+        tile_px=tile.width,
+        mpp=work.tile_mpp,
+        overlap=work.wish.overlap,
+        minimum_tissue=work.wish.minimum_tissue,
+    )
+    if len(grid) == 0:
+        raise SlideError(f"{slide.info.path}: no tissue was found on it; nothing was recognised")
+    judge = _Judge(work.tile_mpp) if work.wish.check_quality else None
+    found = recognise_tiles(
+        slide,
+        grid.boxes,
+        Size(tile.width, tile.height),
+        work.recogniser,
+        n_classes=len(work.bundle.facts.classes),
+        judge=judge,
+        readers=work.wish.readers,
+        on_progress=lambda done, of: work.listen(TilesDone(slide.info.slide_id, number, work.n_slides, done, of)),
+    )
+    predictions = _predictions(work, slide, grid, found.proba, found.flag)
+    refusal = _refusal(found.flag) if judge is not None else ""
+    scale, fields = slide.info.scale, suspicious_fields(predictions, side_um=FIELD_UM)
+    field_mpp = max(FIELD_MPP, scale.mpp)
+    return _Read(
+        predictions,
+        slide.thumbnail(THUMBNAIL_PX),
+        tuple((slide.read(one.box, field_mpp), one.proba) for one in fields),
+        field_mpp,
+        refusal,
+        (slide.info.note,) if slide.info.note else (),
+    )
+
+
+def _write_cohort(run: PredictionRun, bundle: Bundle, out: Path) -> None:
+    write_cohort_page(run.results, run.failures, bundle.facts, out / "index.html")
+    columns = ("slide_id", "verdict", "score", "regions", "suspicious_mm2", "tiles", "recognised", "mpp", "path")
+    try:
+        with whole_file(out / "slides.csv") as part:
+            pd.DataFrame([dict(one) for one in run.results], columns=list(columns)).to_csv(part, index=False)
+    except OSError as error:
+        raise ExportError(f"{out / 'slides.csv'}: cannot be written ({error.strerror or error}); make room") from error
+
+
+class _Judge:
+    """Looks at tiles before the model does; engine's `Judge` for one resolution."""
+
+    def __init__(self, mpp: float) -> None:
+        self.mpp = mpp
+
+    def __call__(self, tiles: NDArray[np.uint8]) -> NDArray[np.str_]:
+        # The first reason of each, in the order of LIMITS.
+        found = tile_quality(tiles, self.mpp).flags
+        return np.array([next((name for name in LIMITS if name in one), "") for one in found], dtype="U16")
+
+
+def _refusal(flag: NDArray[np.str_]) -> str:
+    findings = quality_findings([frozenset({reason} if reason else ()) for reason in flag.tolist()])
+    fit, reason = usable(findings)
+    return "" if fit else reason
+
+
+def _predictions(
+    work: _Work, slide: Slide, grid: TileGrid, proba: NDArray[np.float32], flag: NDArray[np.str_]
+) -> TilePredictions:
+    info = slide.info
+    return TilePredictions(
+        boxes=grid.boxes,
+        proba=proba,
+        classes=work.bundle.facts.classes,
+        tile_px=grid.tile_px,
+        mpp=grid.mpp,
+        slide_id=info.slide_id,
+        slide_size=info.size,
+        slide_mpp=info.scale.mpp,
+        fingerprint=info.fingerprint,
+        model=work.bundle.digest,
+        tissue=grid.tissue,
+        flag=flag,
+        facts={"mpp_source": info.mpp_source, "grid": grid.fingerprint, "vendor": info.vendor, "reader": info.reader},
+    )
+
+
+def _result(work: _Work, path: Path, read: _Read, key: str, seconds: float) -> dict[str, Any]:
+    predictions, positive = read.predictions, work.bundle.facts.positive
+    score = slide_score(predictions.positive[predictions.recognised])
+    regions = suspicious_regions(predictions)
+    if read.refusal:
+        verdict = f"refused: {read.refusal}"
+    else:
+        verdict = f"suspicious of {positive}" if regions else f"no {positive} found"
+    return {
+        "slide_id": predictions.slide_id,
+        "path": str(path),
+        "verdict": verdict,
+        "score": None if read.refusal or not np.isfinite(score) else score,
+        "regions": len(regions),
+        "largest_mm": None if not regions else [round(value, 4) for value in max(one.extent_mm for one in regions)],
+        "suspicious_mm2": round(sum(one.area_mm2 for one in regions), 5),
+        "tiles": len(predictions),
+        "recognised": int(predictions.recognised.sum()),
+        "left_out": _left_out(predictions),
+        "mpp": predictions.slide_mpp,
+        "mpp_source": predictions.facts["mpp_source"],
+        "warnings": list(read.warnings),
+        "model": predictions.model,
+        "slide": predictions.fingerprint,
+        "key": key,
+        "seconds": round(seconds, 2),
+        "versions": {"sentinode": __version__, "python": platform.python_version()},
+    }
+
+
+def _left_out(predictions: TilePredictions) -> dict[str, int]:
+    return dict(Counter(predictions.flag[~predictions.recognised].tolist()).most_common())
+
+
+def _write(work: _Work, read: _Read, result: dict[str, Any], folder: Path) -> None:
+    predictions = read.predictions
+    try:
+        if folder.exists():  # of another model, of other options, or of what the slide was before
+            shutil.rmtree(folder)
+        with whole_folder(folder) as part:
+            write_predictions(predictions, part / "tiles.parquet")
+            for name in work.wish.exports:
+                export_writer(name)(predictions, part / f"{predictions.slide_id}{EXPORTS[name][1]}")
+            heatmap = probability_map(predictions, THUMBNAIL_PX)
+            Image.fromarray(heat_overlay(read.thumbnail, heatmap)).save(part / "heatmap.png", compress_level=4)
+            view = SlideView(
+                predictions=predictions,
+                score=float("nan") if result["score"] is None else result["score"],
+                verdict=result["verdict"],
+                thumbnail=read.thumbnail,
+                heatmap=heatmap,
+                regions=() if read.refusal else suspicious_regions(predictions),
+                fields=read.fields,
+                field_mpp=read.field_mpp,
+                quality=result["left_out"],
+                warnings=read.warnings,
+                facts=work.bundle.facts,
+                footer=_footer(work.bundle, result),
+            )
+            write_slide_page(view, part / "report.html")
+            (part / _RESULT).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ExportError(
+            f"{folder}: cannot be written ({error.strerror or error}); make room, or choose another --out"
+        ) from error
+
+
+def _footer(bundle: Bundle, result: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "slide": f"{result['path']}, {result['mpp']:.4g} um a pixel ({result['mpp_source']})",
+        "content of the slide": str(result["slide"]),
+        "model": f"{bundle.facts.algorithm}, {bundle.digest}",
+        "Sentinode": __version__,
+        "seconds": f"{result['seconds']:.1f} for {result['tiles']:,} tiles",
+    }

@@ -1,0 +1,309 @@
+"""Slides in, answer out: tiles, a model, predictions; what lies at (x, y) must be found at (x, y)."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+import tifffile
+from PIL import Image
+from scipy import ndimage
+
+from sentinode.data.manifest import read_manifest, write_manifest
+from sentinode.data.patches import PatchSource
+from sentinode.errors import ManifestError, ModelError, SlideError
+from sentinode.export.formats import export_writer
+from sentinode.geometry import Raster, Size
+from sentinode.inference.engine import recognise_tiles
+from sentinode.inference.maps import probability_map
+from sentinode.inference.predictions import TilePredictions, read_predictions
+from sentinode.seeds import stream
+from sentinode.slides.annotations import Annotations, Region, write_asap
+from sentinode.slides.resolution import MppWish
+from sentinode.slides.slide import open_slide
+from sentinode.slides.tiling import tile_grid
+from sentinode.workflows.predicting import PredictionWish, SlideDone, TilesDone, predict_slides
+from sentinode.workflows.tiling import TilesWish, make_tiles, parse_classes
+from sentinode.workflows.training import TrainingWish, train_model
+
+WIDTH, HEIGHT, MPP = 2003, 1501, 2.0
+TILE, TILE_MPP = 24, 4.0
+LESION = (1300, 800, 260)  # x, y, radius in level-0 pixels
+
+
+def draw(path, lesion=LESION, *, mpp=MPP, tissue=True, seed=1):
+    """Pink, speckled tissue in an ellipse, a darker lesion. Levels of a half and a sixth, rounded down."""
+    rng = stream(seed, "drawn slide", path.name)
+    y, x = np.indices((HEIGHT, WIDTH))
+    picture = np.full((HEIGHT, WIDTH, 3), 241.0)
+    if tissue:
+        inside = ((x - 1000) / 850) ** 2 + ((y - 750) / 600) ** 2 < 1
+        picture[inside] = (214, 150, 190)
+    if lesion:
+        picture[np.hypot(x - lesion[0], y - lesion[1]) < lesion[2]] = (150, 95, 160)
+    picture += rng.normal(0, 14 if tissue else 1, (HEIGHT, WIDTH, 1))
+    pixels = picture.clip(0, 255).astype(np.uint8)
+    per_cm = None if mpp is None else 1e4 / mpp
+    with tifffile.TiffWriter(path) as tiff:
+        for number, divisor in enumerate((1, 2, 6)):
+            size = (WIDTH // divisor, HEIGHT // divisor)
+            level = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
+            resolution = None if per_cm is None else (per_cm * size[0] / WIDTH, per_cm * size[1] / HEIGHT)
+            tiff.write(
+                level,
+                tile=(128, 128),
+                photometric="rgb",
+                compression="zlib",
+                subfiletype=1 if number else 0,
+                resolution=resolution,
+                resolutionunit="CENTIMETER" if resolution else "NONE",
+            )
+
+
+def names(folder):
+    """What lies in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    """Eight slides, every other one with a lesion, their drawings and a table."""
+    folder = tmp_path_factory.mktemp("cohort")
+    for name in ("slides", "drawings"):
+        (folder / name).mkdir()
+    rows = []
+    for number in range(8):
+        lesion = (700 + 80 * number, 600 + 40 * number, 220) if number % 2 else None
+        draw(folder / "slides" / f"s{number}.tif", lesion)
+        if lesion:
+            disc = shapely.Point(lesion[:2]).buffer(lesion[2])
+            write_asap(Annotations((Region("Tumor", disc),)), folder / "drawings" / f"s{number}.xml")
+        rows.append((f"s{number}", f"p{number}", "site-1", "tumour" if lesion else "normal"))
+    pd.DataFrame(rows, columns=["slide_id", "patient_id", "site", "label"]).to_csv(folder / "slides.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiles(cohort):
+    """Their tiles."""
+    wish = TilesWish(TILE_MPP, TILE, cohort / "drawings", cohort / "slides.csv")
+    return make_tiles([cohort / "slides"], cohort / "tiles.csv", wish)
+
+
+@pytest.fixture(scope="module")
+def model(cohort, tiles):
+    """A recogniser of these tiles."""
+    assert tiles.manifest.tile_px == TILE
+    return train_model(cohort / "tiles.csv", cohort / "model", TrainingWish("naive-bayes"))
+
+
+@pytest.fixture(scope="module")
+def answers(model, tmp_path_factory):
+    """A new slide with a lesion, a normal one, bare glass, a broken file: all in one run."""
+    folder = tmp_path_factory.mktemp("new")
+    draw(folder / "lesion.tif", seed=7)
+    draw(folder / "normal.tif", None, seed=8)
+    draw(folder / "glass.tif", None, tissue=False)
+    (folder / "broken.svs").write_bytes(b"no slide at all")
+    run = predict_slides([folder], model.folder, folder / "out")
+    return folder, run
+
+
+# --- tiles ----------------------------------------------------------------------------------------------------
+
+
+def test_tiles_are_labelled_by_what_was_drawn(cohort, tiles):
+    frame = read_manifest(cohort / "tiles.csv").frame
+    centre = frame[["x", "y"]].to_numpy(float) + frame[["width", "height"]].to_numpy(float) / 2
+    number = frame["slide_id"].str[1:].astype(int).to_numpy()
+    from_lesion = np.hypot(centre[:, 0] - 700 - 80 * number, centre[:, 1] - 600 - 40 * number)
+    tumour = (frame["label"] == "tumour").to_numpy()
+    assert set(number[tumour]) == {1, 3, 5, 7}
+    assert from_lesion[tumour].max() < 220 + 24  # the centre third of a tile of 48 px touches it
+    assert not (tumour ^ (from_lesion < 215))[number % 2 == 1][np.abs(from_lesion[number % 2 == 1] - 220) > 30].any()
+    assert set(frame["patient_id"]) == {f"p{i}" for i in range(8)}
+    assert sum(row["tiles"] for row in tiles.slides) == len(frame)
+
+
+def test_a_tile_of_the_manifest_is_what_the_slide_shows_there(cohort):
+    manifest = read_manifest(cohort / "tiles.csv")
+    rows = [0, len(manifest) // 2, len(manifest) - 1]
+    pixels = PatchSource(manifest)[rows]
+    for row, tile in zip(rows, pixels, strict=True):
+        box = manifest.frame.iloc[row]
+        with open_slide(cohort / "slides" / str(box["path"])) as slide:
+            level0 = slide.reader.read_level(0, int(box["x"]), int(box["y"]), int(box["width"]), int(box["height"]))
+        # Speckles lie elsewhere in a level whose sides were rounded down; what is four pixels wide does not.
+        plain, found = (np.asarray(Image.fromarray(one).resize((6, 6), Image.Resampling.BOX)) for one in (level0, tile))
+        assert np.abs(plain.astype(int) - found).max() < 12
+
+
+def test_a_slide_without_drawing_and_label_is_refused_by_name(cohort, tmp_path):
+    wish = TilesWish(TILE_MPP, TILE, cohort / "drawings")
+    with pytest.raises(SlideError, match=r"s0\.tif: has no drawing in .*--unannotated background"):
+        make_tiles([cohort / "slides"], tmp_path / "m.csv", wish)
+    assert names(tmp_path) == []
+
+
+def test_slides_without_drawing_may_be_left_out(cohort, tmp_path):
+    wish = TilesWish(TILE_MPP, TILE, cohort / "drawings", unannotated="leave-out")
+    report = make_tiles([cohort / "slides"], tmp_path / "m.csv", wish)
+    assert set(report.manifest.frame["slide_id"]) == {"s1", "s3", "s5", "s7"}
+    assert report.left_out["unannotated"] > 0
+    assert report.notes[0] == "s0.tif: has no drawing, left out"
+
+
+def test_names_that_have_no_class_are_told(cohort, tmp_path):
+    wish = TilesWish(
+        TILE_MPP, TILE, cohort / "drawings", unannotated="background", classes=parse_classes(["Krebs=tumour"])
+    )
+    with pytest.raises(ManifestError, match=r"the drawings have 'Tumor'.*--class 'Tumor'=tumour"):
+        make_tiles([cohort / "slides"], tmp_path / "m.csv", wish)
+
+
+# --- predictions ----------------------------------------------------------------------------------------------
+
+
+def test_the_lesion_is_found_and_nothing_else(answers):
+    _, run = answers
+    assert [one["slide_id"] for one in run.results] == ["lesion", "normal"]
+    lesion, normal = run.results
+    assert (lesion["verdict"], normal["verdict"]) == ("suspicious of tumour", "no tumour found")
+    assert lesion["score"] > 0.9
+    assert normal["score"] < 0.5
+    across_mm = 2 * LESION[2] * MPP / 1000
+    assert lesion["largest_mm"][0] <= across_mm <= lesion["largest_mm"][1]
+
+
+def test_what_failed_is_named_with_its_reason(answers):
+    folder, run = answers
+    assert set(run.failures) == {str(folder / "broken.svs"), str(folder / "glass.tif")}
+    assert "no tissue was found" in run.failures[str(folder / "glass.tif")]
+    assert "broken.svs" in run.failures[str(folder / "broken.svs")]
+    page = (folder / "out" / "index.html").read_text()
+    assert page.index('href="lesion/report.html"') < page.index('href="normal/report.html"')
+    assert "no tissue was found" in page
+
+
+def test_the_folder_of_a_slide_is_whole(answers):
+    folder, _ = answers
+    assert names(folder / "out") == ["index.html", "lesion", "normal", "slides.csv"]
+    assert names(folder / "out" / "lesion") == [
+        "heatmap.png",
+        "lesion-regions.geojson",
+        "lesion-tiles.geojson.gz",
+        "lesion.csv",
+        "report.html",
+        "result.json",
+        "tiles.parquet",
+    ]
+    page = (folder / "out" / "lesion" / "report.html").read_text()
+    assert page.count("data:image/") >= 13, "slide, heatmap, scale, ten fields"
+    assert "Research use only" in page
+
+
+def test_everything_that_shows_the_lesion_shows_it_in_its_place(answers):
+    folder, _ = answers
+    half_a_tile = TILE * TILE_MPP / MPP / 2
+    table = pd.read_csv(folder / "out" / "lesion" / "lesion.csv")
+    hot = table[table["prob_tumour"] > 0.5]
+    assert abs((hot["minx"] + hot["width"] / 2).mean() - LESION[0]) < half_a_tile
+    assert abs((hot["miny"] + hot["height"] / 2).mean() - LESION[1]) < half_a_tile
+    features = json.loads((folder / "out" / "lesion" / "lesion-regions.geojson").read_text())["features"]
+    centroid = shapely.geometry.shape(features[0]["geometry"]).centroid
+    assert np.hypot(centroid.x - LESION[0], centroid.y - LESION[1]) < half_a_tile
+    with Image.open(folder / "out" / "lesion" / "heatmap.png") as image:
+        pixels = np.asarray(image).astype(int)
+    raster = Raster(Size(WIDTH, HEIGHT), Size(pixels.shape[1], pixels.shape[0]))
+    yellow = (pixels[..., 0] - pixels[..., 2] > 60) & (pixels[..., 1] - pixels[..., 2] > 40)
+    row, column = ndimage.center_of_mass(yellow)
+    x, y = raster.to_level0([column + 0.5, row + 0.5])
+    assert np.hypot(x - LESION[0], y - LESION[1]) < half_a_tile
+
+
+@pytest.mark.parametrize("mpp", [2.0, 3.3, 8.0])
+def test_places_are_kept_at_every_resolution(tmp_path, mpp):
+    draw(tmp_path / "slide.tif")
+    with open_slide(tmp_path / "slide.tif") as slide:
+        assert [level.width for level in slide.info.levels] == [2003, 1001, 333], "no round downsamples"
+        grid = tile_grid(slide.info, None, tile_px=16, mpp=mpp)
+        found = recognise_tiles(slide, grid.boxes, Size(16, 16), _Darkness(), n_classes=2)
+        predictions = TilePredictions(
+            grid.boxes, found.proba, ("normal", "tumour"), 16, mpp, "slide", slide.info.size, slide.info.mpp,
+            slide.info.fingerprint, "m", grid.tissue, found.flag,
+        )  # fmt: skip
+    half_a_tile = 16 * mpp / MPP / 2
+    heat = probability_map(predictions, 700)
+    row, column = ndimage.center_of_mass(heat.pixels > 0.5)
+    x, y = heat.raster.to_level0([column + 0.5, row + 0.5])
+    assert np.hypot(x - LESION[0], y - LESION[1]) < half_a_tile
+    export_writer("geojson-regions")(predictions, tmp_path / "r.geojson")
+    outline = shapely.geometry.shape(json.loads((tmp_path / "r.geojson").read_text())["features"][0]["geometry"])
+    assert outline.centroid.distance(shapely.Point(LESION[:2])) < half_a_tile
+
+
+class _Darkness:
+    """Dark tiles are a tumour."""
+
+    def predict_proba(self, tiles):
+        dark = (tiles[..., 1].mean(axis=(1, 2)) < 122).astype(np.float32)
+        return np.stack([1 - dark, dark], axis=1)
+
+
+def test_a_finished_slide_is_not_done_again_but_a_changed_one_is(answers, model):
+    folder, run = answers
+    told = []
+    again = predict_slides([folder], model.folder, folder / "out", on_event=told.append)
+    assert [one["key"] for one in again.results] == [one["key"] for one in run.results]
+    assert not [event for event in told if isinstance(event, TilesDone)]
+    assert [event.stored for event in told if isinstance(event, SlideDone) and "failed" not in event.verdict] == [
+        True
+    ] * 2
+    draw(folder / "normal.tif", (600, 700, 200), seed=9)  # the same name, another content
+    changed = predict_slides([folder / "normal.tif"], model.folder, folder / "out", on_event=told.append)
+    assert changed.results[0]["verdict"] == "suspicious of tumour"
+    other = predict_slides([folder / "normal.tif"], model.folder, folder / "out", PredictionWish(overlap=0.5))
+    assert other.results[0]["tiles"] > 3 * changed.results[0]["tiles"]
+
+
+def test_half_a_slide_is_not_taken_for_a_whole_one(answers, model):
+    folder, _ = answers
+    (folder / "out" / "lesion" / "result.json").unlink()
+    told = []
+    predict_slides([folder / "lesion.tif"], model.folder, folder / "out", on_event=told.append)
+    assert [event.stored for event in told if isinstance(event, SlideDone)] == [False]
+    assert read_predictions(folder / "out" / "lesion" / "tiles.parquet").slide_id == "lesion"
+
+
+def test_a_slide_without_mpp_fails_with_the_way_to_give_one(model, tmp_path):
+    draw(tmp_path / "bare.tif", mpp=None)
+    run = predict_slides([tmp_path / "bare.tif"], model.folder, tmp_path / "out")
+    assert "--mpp" in run.failures[str(tmp_path / "bare.tif")]
+    wish = PredictionWish(MppWish(mpp=MPP))
+    (result,) = predict_slides([tmp_path / "bare.tif"], model.folder, tmp_path / "out", wish).results
+    assert (result["mpp"], result["mpp_source"]) == (MPP, "given")
+    assert result["verdict"] == "suspicious of tumour"
+
+
+def test_a_slide_that_is_far_too_coarse_is_refused(model, tmp_path):
+    draw(tmp_path / "coarse.tif", mpp=29.0)
+    run = predict_slides([tmp_path / "coarse.tif"], model.folder, tmp_path / "out")
+    assert "29 um a pixel, and the tiles need 4" in run.failures[str(tmp_path / "coarse.tif")]
+
+
+def test_a_model_without_mpp_recognises_no_slide(cohort, draw_cohort, tmp_path):
+    write_manifest(draw_cohort(n_patients=8, n_patches=8, seed=11), tmp_path / "m.csv")
+    bundle = train_model(tmp_path / "m.csv", tmp_path / "model", TrainingWish("majority"))
+    with pytest.raises(ModelError, match="train it again with --mpp"):
+        predict_slides([cohort / "slides"], bundle.folder, tmp_path / "out")
+
+
+def test_two_slides_of_one_name_are_refused(model, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        draw(tmp_path / folder / "s.tif")
+    with pytest.raises(SlideError, match="have one name"):
+        predict_slides([tmp_path / "a", tmp_path / "b"], model.folder, tmp_path / "out")
+    with pytest.raises(SlideError, match="has no slide in it"):
+        predict_slides([tmp_path], model.folder, tmp_path / "out")
