@@ -1,0 +1,222 @@
+"""What is wrong with tiles: blurred, inked, folded, black, or empty; and whether a slide can be used at all.
+
+Classical measures on optical density, each a share of the tile, so that a tile has a verdict and a reason. Blur is the
+energy of the finest detail relative to the detail of cells (after Pech-Pacheco et al. 2000, "Diatom autofocusing in
+brightfield microscopy", ICPR 3: the variance of the Laplacian, here divided by contrast): few nuclei are not blur.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from sentinode.slides.slide import Pixels
+from sentinode.slides.tissue import ink, optical_density
+
+__all__ = ["LIMITS", "QualityFindings", "TileQuality", "quality_findings", "tile_quality", "usable"]
+
+Shares = NDArray[np.float32]
+Floats = NDArray[np.float32]
+
+LIMITS: Mapping[str, float] = MappingProxyType({"black": 0.5, "pen": 0.1, "fold": 0.2, "blur": 0.5, "empty": 0.95})
+"""Flag -> share of the tile (for blur: of its tissue) from which a tile has it; in the order that a tile's first
+reason is looked for. docs/tissue.md has the reason of each."""
+
+MOST_EXCLUDED = 0.5
+"""Share of tissue tiles: of a slide that loses more, what is left no longer stands for the section."""
+
+GLASS = (243.0, 243.0, 243.0)  # a tile may have no glass in it: the usual one
+FINEST_MPP = 0.5  # a 40x objective resolves 0.4 um: finer pixels have no detail of their own, and are averaged
+SHARP = 0.06  # finest detail to cell detail: 99.5 % of real patches have 0.23 or more, blurred by 2 px 0.05 or less
+CONTRAST = 1e-4  # density squared; below it there is noise only, and no verdict
+WINDOW_PX = 8.0  # over which detail is compared
+INK_UM = 4.0  # a nucleus is no ink
+FOLD_UM = 8.0  # of a fold every part is dark, of a crowd of nuclei some
+FOLD = 1.5  # density: two layers of tissue; 1 % of real patches reach it
+
+
+@dataclass(frozen=True, eq=False)
+class TileQuality:
+    """What is wrong with each tile.
+
+    Parameters
+    ----------
+    blur : (n,) float32
+        Share of the tissue that is out of focus; 0 where there is none, or no contrast to judge by.
+    pen, fold, black, empty : (n,) float32
+        Share of the tile that is ink, two layers or more, black, or glass.
+    sharpness : (n,) float32
+        Finest detail relative to cell detail over the tile; NaN without tissue.
+    """
+
+    blur: Shares
+    pen: Shares
+    fold: Shares
+    black: Shares
+    empty: Shares
+    sharpness: Shares
+
+    def __len__(self) -> int:
+        return len(self.blur)
+
+    @property
+    def flags(self) -> tuple[frozenset[str], ...]:
+        """Names of what is wrong with each, keys of `LIMITS`; an empty set is a good tile."""
+        over = {name: getattr(self, name) >= limit for name, limit in LIMITS.items()}
+        return tuple(frozenset(name for name in LIMITS if over[name][i]) for i in range(len(self)))
+
+
+@dataclass(frozen=True)
+class QualityFindings:
+    """What was wrong with the tissue tiles of a slide.
+
+    Parameters
+    ----------
+    n_tiles : int
+        Tissue tiles in all.
+    n_excluded : int
+        Of these, with a flag.
+    reasons : mapping of str to int
+        Flag -> tiles excluded for it; each counts once, for its first reason in the order of `LIMITS`.
+    """
+
+    n_tiles: int
+    n_excluded: int
+    reasons: Mapping[str, int]
+
+    @property
+    def share_excluded(self) -> float:
+        """Of the tissue tiles; 0 where there are none."""
+        return self.n_excluded / self.n_tiles if self.n_tiles else 0.0
+
+    def share(self, reason: str) -> float:
+        """Say how many tissue tiles were excluded for a reason.
+
+        Parameters
+        ----------
+        reason : str
+            A key of `LIMITS`.
+
+        Returns
+        -------
+        float
+            Share of the tissue tiles.
+        """
+        return self.reasons.get(reason, 0) / self.n_tiles if self.n_tiles else 0.0
+
+
+def tile_quality(pixels: Pixels, mpp: float) -> TileQuality:
+    """Measure what is wrong with tiles.
+
+    Parameters
+    ----------
+    pixels : (n, h, w, 3) uint8
+        Tiles.
+    mpp : float
+        Micrometres a pixel.
+
+    Returns
+    -------
+    TileQuality
+        Each tile on its own: batches do not matter.
+
+    Raises
+    ------
+    ValueError
+        If the tiles have another shape, or the mpp is not positive.
+    """
+    if pixels.ndim != 4 or pixels.shape[-1] != 3 or not mpp > 0:
+        raise ValueError(f"tiles of shape {pixels.shape} at {mpp} um a pixel; they must be (n, h, w, 3), mpp positive")
+    measured = np.array([_measure(tile, mpp) for tile in pixels], dtype=np.float32).reshape(-1, 6)
+    return TileQuality(*measured.T)
+
+
+def quality_findings(flags: Sequence[frozenset[str]]) -> QualityFindings:
+    """Count what was wrong with the tissue tiles of a slide.
+
+    Parameters
+    ----------
+    flags : sequence of frozenset of str
+        Of each tile, as `TileQuality.flags`; of batches, one after the other.
+
+    Returns
+    -------
+    QualityFindings
+        In numbers.
+
+    Examples
+    --------
+    >>> quality_findings([frozenset(), frozenset({"blur"}), frozenset({"blur", "pen"})])
+    QualityFindings(n_tiles=3, n_excluded=2, reasons={'pen': 1, 'blur': 1})
+    """
+    first = Counter(next(name for name in LIMITS if name in of_tile) for of_tile in flags if of_tile)
+    reasons = {name: first[name] for name in LIMITS if first[name]}
+    return QualityFindings(len(flags), sum(reasons.values()), reasons)
+
+
+def usable(findings: QualityFindings, most_excluded: float = MOST_EXCLUDED) -> tuple[bool, str]:
+    """Decide whether a slide can be used.
+
+    Parameters
+    ----------
+    findings : QualityFindings
+        Of its tissue tiles.
+    most_excluded : float
+        Share of them that may be excluded.
+
+    Returns
+    -------
+    verdict : bool
+        False for a slide without tissue, and for one that loses more.
+    reason : str
+        One line, with numbers.
+
+    Examples
+    --------
+    >>> usable(QualityFindings(100, 71, {"pen": 11, "blur": 60}))
+    (False, '71 of 100 tissue tiles (71 %) cannot be used: blur 60 %, pen 11 %; scan the slide again')
+    """
+    if not findings.n_tiles:
+        return False, "no tissue was found: is this the right slide, and was it stained?"
+    names = sorted(findings.reasons, key=lambda name: -findings.reasons[name])
+    why = ", ".join(f"{name} {100 * findings.share(name):.0f} %" for name in names)
+    summary = f"{findings.n_excluded} of {findings.n_tiles} tissue tiles ({100 * findings.share_excluded:.0f} %)"
+    if findings.share_excluded > most_excluded:
+        return False, f"{summary} cannot be used: {why}; scan the slide again"
+    return True, f"{summary} excluded: {why}" if names else f"all {findings.n_tiles} tissue tiles can be used"
+
+
+def _measure(tile: Pixels, mpp: float) -> tuple[float, ...]:
+    # blur, pen, fold, black, empty, sharpness
+    factor = max(1, min(round(FINEST_MPP / mpp), *tile.shape[:2]))
+    height, width = tile.shape[0] // factor * factor, tile.shape[1] // factor * factor
+    blocks = tile[:height, :width].reshape(height // factor, factor, width // factor, factor, 3)
+    averaged = blocks.mean(axis=(1, 3), dtype=np.float32).round().astype(np.uint8)
+    um = mpp * factor
+    density = optical_density(averaged, GLASS).clip(0)  # (h, w, 3)
+    inks = ink(np.stack([ndimage.gaussian_filter(density[..., k], INK_UM / um) for k in range(3)], axis=2))
+    # Ink is never as black as what was not scanned, and a fold keeps a colour.
+    black = (averaged.max(axis=2) < 25) & (ndimage.maximum_filter(averaged.max(axis=2), 5) < 40)
+    pen = np.logical_or.reduce(list(inks.values())) & ~black
+    mean = density.mean(axis=2)
+    fold = (ndimage.gaussian_filter(mean, FOLD_UM / um) > FOLD) & ~pen & ~black
+    tissue = (ndimage.gaussian_filter(mean, 2.0) > 0.08) & ~pen & ~black
+    empty = ndimage.gaussian_filter(mean, 2.0) <= 0.08
+    blur, sharpness = _blur(mean, tissue)
+    return blur, float(pen.mean()), float(fold.mean()), float(black.mean()), float(empty.mean()), sharpness
+
+
+def _blur(mean: Floats, tissue: NDArray[np.bool_]) -> tuple[float, float]:
+    # Share of tissue without fine detail, and the ratio of fine to coarse detail over all of it.
+    if not tissue.any():
+        return 0.0, float("nan")
+    fine = (mean - ndimage.gaussian_filter(mean, 1.0)) ** 2
+    coarse = (mean - ndimage.gaussian_filter(mean, 4.0)) ** 2
+    sharpness = float(fine[tissue].sum() / max(float(coarse[tissue].sum()), 1e-9))
+    fine, coarse = ndimage.gaussian_filter(fine, WINDOW_PX), ndimage.gaussian_filter(coarse, WINDOW_PX)
+    judged = tissue & (coarse > CONTRAST)
+    return float((judged & (fine < SHARP * coarse)).sum() / tissue.sum()), sharpness

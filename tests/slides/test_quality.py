@@ -1,0 +1,110 @@
+"""Quality: clean tiles stay clean, spoilt ones are caught, and a spoilt slide is refused with numbers."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from sentinode.phantom.cohort import CohortPlan, draw_patch
+from sentinode.slides.quality import quality_findings, tile_quality, usable
+
+
+@pytest.fixture(scope="module")
+def clean() -> np.ndarray:
+    plan = CohortPlan(patients=4, patches=6, seed=3)
+    return np.stack([draw_patch(plan, who, i).pixels for who in range(4) for i in range(6)])
+
+
+@pytest.fixture(scope="module")
+def real(pcam_root) -> np.ndarray:
+    files = sorted((pcam_root / "train").glob("*.tif"))[::40]
+    return np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
+
+
+def blurred(tiles, sigma) -> np.ndarray:
+    return ndimage.gaussian_filter(tiles, (0, sigma, sigma, 0))
+
+
+def flagged(tiles, name, mpp=1.0) -> float:
+    return float(np.mean([name in flags for flags in tile_quality(tiles, mpp).flags]))
+
+
+def with_tissue(tiles) -> np.ndarray:
+    return tiles[tile_quality(tiles, 1.0).empty < 0.5]
+
+
+class TestTiles:
+    def test_real_patches_are_hardly_ever_flagged(self, real):
+        flags = tile_quality(with_tissue(real), 1.0).flags
+        assert np.mean([bool(of_tile) for of_tile in flags]) < 0.03
+
+    @pytest.mark.parametrize("sigma", [2, 3, 5])
+    def test_real_patches_that_were_blurred_are_caught(self, real, sigma):
+        assert flagged(blurred(with_tissue(real), sigma), "blur") > 0.85
+
+    def test_drawn_patches_are_clean_and_blurred_ones_are_caught(self, clean):
+        tiles = with_tissue(clean)
+        assert flagged(tiles, "blur") < 0.05
+        assert flagged(blurred(tiles, 3), "blur") > 0.85
+
+    @pytest.mark.parametrize("ink", [(35, 65, 170), (40, 130, 80), (210, 40, 50), (20, 20, 22)])
+    def test_ink_over_a_third_is_pen_or_black(self, clean, ink):
+        marked = clean.copy()
+        marked[:, :, 30:62] = (marked[:, :, 30:62] * (np.array(ink) / 243)).astype(np.uint8)
+        quality = tile_quality(marked, 1.0)
+        covered = quality.pen + quality.black
+        assert flagged(clean, "pen") == 0
+        assert (covered >= 0.1).mean() > 0.9
+        assert 0.2 < np.median(covered) < 0.42
+
+    def test_three_layers_of_tissue_are_a_fold(self, clean):
+        dense = clean[clean.mean(axis=(1, 2, 3)) < 190]
+        folded = dense.copy()
+        folded[:, :, 30:70] = (243 * (folded[:, :, 30:70] / 243) ** 5).astype(np.uint8)
+        assert flagged(dense, "fold") == 0
+        assert flagged(folded, "fold") > 0.8
+
+    def test_black_and_glass_are_told_apart_from_tissue(self):
+        tiles = np.stack([np.full((96, 96, 3), shade, dtype=np.uint8) for shade in (0, 240)])
+        quality = tile_quality(tiles, 0.5)
+        assert quality.flags == (frozenset({"black"}), frozenset({"empty"}))
+        assert quality.blur.tolist() == [0, 0]
+
+    def test_a_batch_does_not_matter_and_may_be_empty(self, clean):
+        whole = tile_quality(clean[:4], 1.0)
+        assert tile_quality(clean[2:3], 1.0).blur[0] == whole.blur[2]
+        assert len(tile_quality(clean[:0], 1.0)) == 0
+        assert tile_quality(clean[:0], 1.0).flags == ()
+
+    def test_all_measures_but_sharpness_are_shares(self, clean):
+        quality = tile_quality(clean, 0.25)
+        for name in ("blur", "pen", "fold", "black", "empty"):
+            assert getattr(quality, name).min() >= 0
+            assert getattr(quality, name).max() <= 1
+
+    def test_other_shapes_are_refused(self):
+        with pytest.raises(ValueError, match="n, h, w, 3"):
+            tile_quality(np.zeros((96, 96, 3), dtype=np.uint8), 1.0)
+
+
+class TestVerdict:
+    def test_a_tile_counts_once_and_reasons_add_up(self):
+        findings = quality_findings([frozenset(), frozenset({"pen", "blur"}), frozenset({"blur"}), frozenset()])
+        assert findings.reasons == {"pen": 1, "blur": 1}
+        assert findings.share_excluded == 0.5
+        assert findings.share("blur") == 0.25
+
+    def test_a_slide_that_is_mostly_blurred_is_refused_with_numbers(self):
+        verdict, reason = usable(quality_findings([frozenset({"blur"})] * 60 + [frozenset()] * 40))
+        assert not verdict
+        assert "60 of 100 tissue tiles (60 %)" in reason
+        assert "blur 60 %" in reason
+
+    def test_a_slide_with_some_ink_is_used(self):
+        verdict, reason = usable(quality_findings([frozenset({"pen"})] + [frozenset()] * 9))
+        assert verdict
+        assert reason == "1 of 10 tissue tiles (10 %) excluded: pen 10 %"
+
+    def test_a_clean_slide_is_used_and_one_without_tissue_is_not(self):
+        assert usable(quality_findings([frozenset()] * 3)) == (True, "all 3 tissue tiles can be used")
+        assert usable(quality_findings([]))[0] is False
