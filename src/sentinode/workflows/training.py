@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from sentinode._version import __version__
 from sentinode.algorithms.description import EpochRecord
+from sentinode.algorithms.descriptors import stain_statistics
 from sentinode.algorithms.registry import (
     Algorithm,
     AlgorithmSpec,
@@ -31,9 +32,11 @@ from sentinode.data.overlaps import find_overlaps
 from sentinode.data.patches import cache_patches
 from sentinode.data.splits import Protocol, Split, make_splits
 from sentinode.errors import ModelError, PlanError
+from sentinode.evaluation.typicality import fit_typicality
 from sentinode.models.bundle import (
     ESTIMATOR_FILE,
     GRAPH_FILE,
+    TYPICALITY_FILE,
     Bundle,
     BundleFacts,
     DataFacts,
@@ -42,6 +45,7 @@ from sentinode.models.bundle import (
     image_digest,
     patient_digest,
     require_free,
+    typicality_json,
     write_bundle,
 )
 from sentinode.models.graph import NetworkAlgorithm, write_graph
@@ -60,6 +64,7 @@ __all__ = [
 
 DEFAULT_ALGORITHM = "paper-cnn"
 ROLES = ("train", "stop", "test")
+MOST_LOOKED_AT = 2000  # images whose colours are kept as what is usual
 
 _LOG = logging.getLogger(__name__)
 
@@ -182,7 +187,8 @@ def train_model(
         training={"seconds": round(seconds, 1), **_best_epoch(algorithm)},
         metrics=_test_metrics(algorithm, table, pixels, split),
     )
-    bundle = write_bundle(out, facts, _content(algorithm, size, work), _seen(table, pixels, split))
+    content = {**_content(algorithm, size, work), **_typicality(table, pixels, split)}
+    bundle = write_bundle(out, facts, content, _seen(table, pixels, split))
     shutil.rmtree(work, ignore_errors=True)
     return bundle
 
@@ -327,6 +333,14 @@ def _content(algorithm: Algorithm, size: tuple[int, int], work: Path) -> dict[st
     graph = work / GRAPH_FILE
     write_graph(algorithm, size, graph)
     return {**files, GRAPH_FILE: graph.read_bytes(), "weights.safetensors": cast("bytes", tensors.save(state))}
+
+
+def _typicality(table: Manifest, pixels: NDArray[np.uint8], split: Split) -> dict[str, bytes]:
+    # Of many images some, spread evenly: thousands say no more of the colours than two thousand.
+    rows = split.train[np.unique(np.linspace(0, len(split.train) - 1, MOST_LOOKED_AT).astype(np.int64))]
+    parts = [stain_statistics(np.asarray(pixels[part])) for part in np.array_split(rows, max(1, len(rows) // 64))]
+    found = fit_typicality(np.concatenate(parts), table.groups[rows])
+    return {} if found is None else {TYPICALITY_FILE: typicality_json(found)}
 
 
 _COLUMNS = ["stage", "epoch", "loss", "stop_loss", "stop_auc", "seconds"]
