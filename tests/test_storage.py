@@ -80,6 +80,19 @@ def test_a_folder_that_was_not_filled_to_the_end_is_not_there(tmp_path):
     assert names(tmp_path) == []
 
 
+def test_a_folder_may_be_put_in_the_place_of_another(tmp_path):
+    for content in ("first", "second"):
+        with whole_folder(tmp_path / "slide", replace=True) as part:
+            (part / "result.json").write_text(content)
+            if content == "second":
+                assert (tmp_path / "slide" / "result.json").read_text() == "first"
+    assert (tmp_path / "slide" / "result.json").read_text() == "second"
+    with pytest.raises(KeyError, match="in the middle"):
+        fail_while(whole_folder(tmp_path / "slide", replace=True))
+    assert (tmp_path / "slide" / "result.json").read_text() == "second"
+    assert names(tmp_path) == ["slide"]
+
+
 def test_only_what_a_dead_process_of_this_machine_left_is_abandoned(tmp_path):
     ours = temporary_name(tmp_path / "a.csv")
     code = "import os, sys; open(sys.argv[1].replace('PID', str(os.getpid())), 'w')"

@@ -91,7 +91,7 @@ def whole_files(paths: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Fill a folder under a temporary name; it gets its own when the block ends without an error.
 
     That needs no lock. Where a folder of that name has come to be in the meantime, another process was first
@@ -101,6 +101,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
     ----------
     path : Path
         What it will be called.
+    replace : bool
+        Put it in the place of a folder that is there, which goes only when the new one is on the disk. Whether that
+        one may go, the caller knows.
 
     Yields
     ------
@@ -114,12 +117,17 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """
     # OSError is that of the system.
     part = temporary_name(path)
+    old = temporary_name(path.with_name(f"{path.name}.old"))
     try:
+        # What bears our name is left over from a process that had it before us.
+        shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         yield part
         for file in part.iterdir():
             _flush(file)
         _flush(part)
+        if replace and path.is_dir():
+            path.rename(old)
         try:
             part.rename(path)
         except OSError:
@@ -128,6 +136,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         _flush(path.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_whole(path: Path, text: str) -> None:

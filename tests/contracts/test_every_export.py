@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -89,6 +90,17 @@ def test_tiles_are_what_qupath_reads(predictions, tmp_path):
     assert first["properties"]["measurements"] == {"prob_normal": 0.2, "prob_tumour": 0.8}
     assert first["properties"]["classification"]["name"] == "tumour"
     assert first["id"] != second["id"]
+
+
+def test_qupath_counts_from_the_scanned_part(predictions, tmp_path):
+    """Of a MIRAX slide QuPath shows what was scanned, from its corner."""
+    bounded = replace(predictions, boxes=predictions.boxes + np.array([5000, 700, 0, 0]), facts={"bounds": [5000, 700]})
+    export_writer("geojson-tiles")(bounded, tmp_path / "t.geojson")
+    assert _features(tmp_path / "t.geojson")[0]["geometry"]["coordinates"][0][0] == [0, 0]
+    export_writer("geojson-regions")(bounded, tmp_path / "r.geojson")
+    assert shapely.geometry.shape(_features(tmp_path / "r.geojson")[0]["geometry"]).bounds == (0, 0, 790, 395)
+    export_writer("csv")(bounded, tmp_path / "t.csv")
+    assert pd.read_csv(tmp_path / "t.csv")["minx"].tolist() == [5000, 5395]
 
 
 def test_regions_are_merged_and_measured(predictions, tmp_path):

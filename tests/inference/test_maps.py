@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from sentinode.geometry import Size
 from sentinode.inference.maps import probability_map, suspicious_regions
+from sentinode.inference.summary import slide_score
 
 
 @settings(max_examples=25, deadline=None)
@@ -82,7 +83,7 @@ def test_regions_have_the_size_that_was_drawn(predict_discs):
 def test_the_size_class_is_told_where_the_map_is_fine_enough(predict_discs):
     (large,) = suspicious_regions(predict_discs([(4000, 3000, 1500)], mpp=0.5))
     assert large.size_classes(0.048) == ("micrometastasis",)
-    assert large.size_classes(0.096) == ("micrometastasis",)
+    assert large.size_classes(0.1) == ("micrometastasis",)
     assert large.size_classes(0.2) == ()
     (tiny,) = suspicious_regions(predict_discs([(4000, 3000, 250)], mpp=0.5))
     assert tiny.size_classes(0.048)[0] == "isolated tumour cells"
@@ -95,6 +96,36 @@ def test_tiles_that_touch_at_a_corner_are_two_regions(predict_discs):
     assert len(base) == 4
     regions = suspicious_regions(replace(base, proba=np.stack([1 - proba, proba], axis=1)))
     assert [one.n_tiles for one in regions] == [1, 1]
+
+
+def test_a_lesion_that_a_model_of_centres_sees_in_part_is_not_called_too_small(predict_discs):
+    """A bar of 212 um touches the middle thirds of two tiles of 80 um: it must not be isolated cells for certain."""
+    base = predict_discs([], slide_size=Size(640, 80), slide_mpp=1.0, mpp=1.0, tile_px=80)
+    lit = (base.boxes[:, 0] + 27 < 266) & (base.boxes[:, 0] + 53 > 54)
+    proba = lit.astype(np.float32)
+    (region,) = suspicious_regions(replace(base, proba=np.stack([1 - proba, proba], axis=1)))
+    assert region.extent_mm[0] <= 0.212 <= region.extent_mm[1]
+    assert "micrometastasis" in region.size_classes(0.08)
+
+
+def test_overlap_makes_no_region_larger_and_no_slide_more_suspicious(predict_discs):
+    """One dark spot, seen by all tiles whose middle third touches it."""
+    found = {}
+    for overlap in (0.0, 0.5, 0.75):
+        x, y = np.meshgrid(np.arange(0, 2000, 96 * (1 - overlap)), np.arange(0, 2000, 96 * (1 - overlap)))
+        boxes = np.stack([x.ravel(), y.ravel(), np.full(x.size, 96), np.full(x.size, 96)], axis=1).astype(np.int64)
+        proba = (np.abs(boxes[:, :2] + 48 - 1008).max(axis=1) <= 36).astype(np.float32)
+        predictions = replace(
+            predict_discs([], slide_size=Size(2100, 2100)),
+            boxes=boxes,
+            proba=np.stack([1 - proba, proba], axis=1),
+            tissue=np.ones(len(boxes), np.float32),
+            flag=np.zeros(len(boxes), "U8"),
+            facts={"overlap": overlap},
+        )
+        found[overlap] = (slide_score(predictions), sum(one.area_mm2 for one in suspicious_regions(predictions)))
+    assert found[0.75][0] == found[0.5][0] == found[0.0][0] == pytest.approx(0.2)
+    assert found[0.75][1] < 1.2 * found[0.0][1]
 
 
 def test_nothing_suspicious_is_no_region(predict_discs):

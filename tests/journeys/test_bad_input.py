@@ -265,7 +265,7 @@ def test_a_table_from_a_spreadsheet_is_the_same_table(sentinode, cohort, separat
         (("--positive", "tumor"), ("'tumor'", "'normal', 'tumour'")),
         (("--patient-pattern", "(p"), ("patient_pattern '(p'", "is not a regular expression")),
         (("--patients", "whose.csv"), ("whose.csv", "row 1", "'absent.png'", "write the path")),
-        (("--out", "no/manifest.csv"), ("no/manifest.csv", "in a folder of yours")),
+        (("--out", "whose.csv/manifest.csv"), ("whose.csv/manifest.csv", "in a folder of yours")),
         (("--out", "manifest.xlsx"), ("manifest.xlsx", ".csv or .parquet")),
     ],
     ids=" ".join,
@@ -276,6 +276,12 @@ def test_an_import_that_cannot_be_writes_nothing(sentinode, cohort, options, sai
     before = files(cohort)
     require_refused(sentinode(cohort, "data", "import", "folder", "images", *options), *said)
     assert files(cohort) == before
+
+
+def test_an_import_makes_the_folder_that_it_writes_to(sentinode, cohort):
+    make_class_folders(cohort)
+    assert sentinode(cohort, "data", "import", "folder", "images", "--out", "new/deep/manifest.csv").code == 0
+    assert (cohort / "new" / "deep" / "manifest.csv").is_file()
 
 
 # --- images -------------------------------------------------------------------------------------------------

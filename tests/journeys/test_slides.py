@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from sentinode.data.manifest import read_manifest, write_manifest
 from sentinode.data.patches import PatchSource
-from sentinode.errors import ManifestError, ModelError, SlideError
+from sentinode.errors import LeakageError, ManifestError, ModelError, PlanError, SlideError
 from sentinode.export.formats import export_writer
 from sentinode.geometry import Raster, Size
 from sentinode.inference.engine import recognise_tiles
@@ -23,6 +23,8 @@ from sentinode.slides.annotations import Annotations, Region, write_asap
 from sentinode.slides.resolution import MppWish
 from sentinode.slides.slide import open_slide
 from sentinode.slides.tiling import tile_grid
+from sentinode.workflows import predicting
+from sentinode.workflows.evaluating import evaluate_model
 from sentinode.workflows.predicting import PredictionWish, SlideDone, TilesDone, predict_slides
 from sentinode.workflows.tiling import TilesWish, make_tiles, parse_classes
 from sentinode.workflows.training import TrainingWish, train_model
@@ -170,6 +172,12 @@ def test_the_lesion_is_found_and_nothing_else(answers):
     assert [one["slide_id"] for one in run.results] == ["lesion", "normal"]
     lesion, normal = run.results
     assert (lesion["verdict"], normal["verdict"]) == ("suspicious of tumour", "no tumour found")
+    assert pd.read_csv(answers[0] / "out" / "slides.csv")["slide_id"].tolist() == [
+        "lesion",
+        "normal",
+        "broken",
+        "glass",
+    ]
     assert lesion["score"] > 0.9
     assert normal["score"] < 0.5
     across_mm = 2 * LESION[2] * MPP / 1000
@@ -286,9 +294,10 @@ def test_a_slide_of_another_stain_is_warned_of(model, tmp_path):
 
 def test_half_a_slide_is_not_taken_for_a_whole_one(answers, model):
     folder, _ = answers
-    (folder / "out" / "lesion" / "result.json").unlink()
+    (folder / "out" / "lesion" / "tiles.parquet").unlink()
     told = []
-    predict_slides([folder / "lesion.tif"], model.folder, folder / "out", on_event=told.append)
+    run = predict_slides([folder / "lesion.tif"], model.folder, folder / "out", on_event=told.append)
+    assert not run.failures
     assert [event.stored for event in told if isinstance(event, SlideDone)] == [False]
     assert read_predictions(folder / "out" / "lesion" / "tiles.parquet").slide_id == "lesion"
 
@@ -314,6 +323,51 @@ def test_a_model_without_mpp_recognises_no_slide(cohort, draw_cohort, tmp_path):
     bundle = train_model(tmp_path / "m.csv", tmp_path / "model", TrainingWish("majority"))
     with pytest.raises(ModelError, match="train it again with --mpp"):
         predict_slides([cohort / "slides"], bundle.folder, tmp_path / "out")
+
+
+def test_a_folder_that_is_not_ours_is_never_touched(model, tmp_path):
+    draw(tmp_path / "slide.tif")
+    (tmp_path / "slide").mkdir()
+    (tmp_path / "slide" / "Data0001.dat").write_bytes(b"the pixels of a scan")
+    run = predict_slides([tmp_path / "slide.tif"], model.folder, tmp_path)
+    assert "is no result of Sentinode; choose another --out" in run.failures[str(tmp_path / "slide.tif")]
+    assert names(tmp_path / "slide") == ["Data0001.dat"]
+
+
+def test_a_folder_that_lost_a_file_is_made_anew(answers, model):
+    folder, _ = answers
+    (folder / "out" / "lesion" / "report.html").write_text("cut short")
+    told = []
+    predict_slides([folder / "lesion.tif"], model.folder, folder / "out", on_event=told.append)
+    assert [event.stored for event in told if isinstance(event, SlideDone)] == [False]
+    assert (folder / "out" / "lesion" / "report.html").stat().st_size > 100_000
+
+
+def test_a_slide_that_is_out_of_focus_is_refused_and_nothing_is_said_of_it(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(predicting, "usable", lambda _findings: (False, "80 % of its tissue is out of focus"))
+    draw(tmp_path / "blurred.tif")
+    (result,) = predict_slides([tmp_path / "blurred.tif"], model.folder, tmp_path / "out").results
+    assert result["verdict"] == "refused: 80 % of its tissue is out of focus"
+    assert (result["score"], result["regions"], result["suspicious_mm2"]) == (None, 0, 0)
+    assert names(tmp_path / "out" / "blurred") == ["heatmap.png", "report.html", "result.json", "tiles.parquet"]
+    assert "Not judged: the slide was refused" in (tmp_path / "out" / "blurred" / "report.html").read_text()
+
+
+def test_what_no_grid_can_do_is_told_before_a_slide_is_opened():
+    with pytest.raises(PlanError, match="overlap = 1"):
+        PredictionWish(overlap=1)
+    with pytest.raises(PlanError, match="tile = 0"):
+        TilesWish(mpp=1.0, tile_px=0)
+
+
+def test_slides_of_the_training_are_not_tested_on_whoever_they_are_said_to_be_of(cohort, model, tmp_path):
+    """Other tiles of the same slides, under other names: no patient, id or pixel is the same, the content is."""
+    for path in (cohort / "slides").iterdir():
+        (tmp_path / f"renamed-{path.name}").write_bytes(path.read_bytes())
+    wish = TilesWish(TILE_MPP, TILE, unannotated="background", overlap=0.3)
+    make_tiles([tmp_path], tmp_path / "m.csv", wish)
+    with pytest.raises(LeakageError, match="the same files under other names"):
+        evaluate_model(tmp_path / "m.csv", model.folder)
 
 
 def test_two_slides_of_one_name_are_refused(model, tmp_path):

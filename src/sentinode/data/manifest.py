@@ -28,6 +28,7 @@ from sentinode.storage import whole_files
 
 __all__ = [
     "COLUMNS",
+    "MAX_TILE_PX",
     "Manifest",
     "Provenance",
     "make_manifest",

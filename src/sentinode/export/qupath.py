@@ -1,7 +1,8 @@
 """Predictions as GeoJSON for QuPath: every tile with its probabilities, or the suspicious regions as annotations.
 
-Coordinates are level-0 pixels. An id hangs on what it names and on nothing else (uuid5), so that the same predictions
-are the same file.
+Coordinates are level-0 pixels as QuPath counts them: of a slide whose file names the scanned part (MRXS), QuPath shows
+that part alone, and its origin is the part's corner. An id hangs on what it names and on nothing else (uuid5), so
+that the same predictions are the same file.
 """
 
 import gzip
@@ -14,6 +15,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 import shapely
+import shapely.affinity
 
 from sentinode.errors import ExportError
 from sentinode.inference.maps import suspicious_regions
@@ -65,8 +67,10 @@ def write_region_geojson(predictions: TilePredictions, path: Path) -> None:
 
 
 def _tiles(predictions: TilePredictions) -> Iterator[dict[str, Any]]:
+    left, top = _origin(predictions)
     for row in np.flatnonzero(predictions.recognised).tolist():
         x, y, width, height = predictions.boxes[row].tolist()
+        x, y = x - left, y - top
         ring = [[x, y], [x + width, y], [x + width, y + height], [x, y + height], [x, y]]
         proba = [round(float(value), 6) for value in predictions.proba[row]]
         measured = {f"prob_{name}": value for name, value in zip(predictions.classes, proba, strict=True)}
@@ -75,6 +79,7 @@ def _tiles(predictions: TilePredictions) -> Iterator[dict[str, Any]]:
 
 
 def _regions(predictions: TilePredictions) -> Iterator[dict[str, Any]]:
+    left, top = _origin(predictions)
     last = len(predictions.classes) - 1
     for region in suspicious_regions(predictions, THRESHOLD):
         measured = {
@@ -85,7 +90,13 @@ def _regions(predictions: TilePredictions) -> Iterator[dict[str, Any]]:
             "extent mm (at most)": round(region.extent_mm[1], 4),
             "tiles": region.n_tiles,
         }
-        yield _feature(predictions, shapely.geometry.mapping(region.polygon), "annotation", last, measured)
+        outline = shapely.affinity.translate(region.polygon, -left, -top)
+        yield _feature(predictions, shapely.geometry.mapping(outline), "annotation", last, measured)
+
+
+def _origin(predictions: TilePredictions) -> tuple[int, int]:
+    bounds = predictions.facts.get("bounds")
+    return (0, 0) if bounds is None else (int(bounds[0]), int(bounds[1]))
 
 
 def _feature(

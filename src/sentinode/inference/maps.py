@@ -54,8 +54,9 @@ class SuspiciousRegion:
     area_mm2 : float
         Of the tiles.
     extent_mm : (low, high) float
-        Longest distance within it: at most that of the outline; and less by up to a tile at either end, since a tile
-        that a lesion touches counts whole.
+        Between what lengths a lesion lies that lights up these tiles and no others. A tile that it touches may count
+        whole: less by a tile at either end. A model that was taught by the centres of tiles does not see what lies
+        in the outer third of the next ones: more by that, at either end.
     n_tiles : int
         In it.
     """
@@ -148,7 +149,10 @@ def suspicious_regions(predictions: TilePredictions, threshold: float = 0.5) -> 
         return ()
     boxes, proba = predictions.boxes[suspicious], predictions.positive[suspicious]
     x, y, width, height = boxes.T
-    squares = shapely.box(x, y, x + width, y + height)
+    # Of tiles that overlap each stands for its own part, and a pixel around it, for edges are rounded.
+    overlap = float(predictions.facts.get("overlap", 0.0))
+    margin = np.maximum(width * overlap / 2 - 1, 0)
+    squares = shapely.box(x + margin, y + margin, x + width - margin, y + height - margin)
     merged = shapely.get_parts(shapely.union_all(squares))
     tree = shapely.STRtree(merged)
     # The centre of a tile lies in one region only: regions share no area.
@@ -167,6 +171,7 @@ def _region(
     corners = shapely.get_coordinates(polygon.convex_hull)
     longest = float(np.linalg.norm(corners[:, None] - corners[None, :], axis=-1).max())
     tile = float(boxes[:, 2:].mean())
+    unseen = 2 * math.sqrt(2) * tile / 3
     # Two tiles less, along the way that the longest distance goes: a tile's own diagonal where it goes aslant.
     low = max(0.0, longest - 2 * math.sqrt(2) * tile)
     return SuspiciousRegion(
@@ -174,6 +179,6 @@ def _region(
         proba=float(proba.max()),
         mean_proba=float(proba.mean()),
         area_mm2=scale.mm2(polygon.area),
-        extent_mm=(scale.um(low) / 1000, scale.um(longest) / 1000),
+        extent_mm=(scale.um(low) / 1000, scale.um(longest + unseen) / 1000),
         n_tiles=len(boxes),
     )

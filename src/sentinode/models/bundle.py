@@ -6,7 +6,7 @@
     BUNDLE/graph.onnx           a network: pixels in, probabilities out; or
     BUNDLE/estimator.skops      another algorithm, as scikit-learn's safe format holds it
     BUNDLE/weights.safetensors  of a network, for whoever wants to train on
-    BUNDLE/seen.json            salted digests of the patients and images that it was trained on
+    BUNDLE/seen.json            salted digests of the patients, slides and images that it was trained on
     BUNDLE/typicality.json      what its training images look like, to notice a slide of another kind
     BUNDLE/training.csv         the training log
     BUNDLE/README.md            the same for a person
@@ -44,6 +44,7 @@ __all__ = [
     "image_digest",
     "patient_digest",
     "read_bundle",
+    "slide_digest",
     "typicality_json",
     "write_bundle",
 ]
@@ -129,12 +130,13 @@ class Seen:
 
     Parameters
     ----------
-    patients, images : frozenset of str
-        Of `patient_digest` and `image_digest`: whoever holds the bundle cannot read an id out of it, only ask
-        whether one was there.
+    patients, slides, images : frozenset of str
+        Of `patient_digest`, `slide_digest` and `image_digest`: whoever holds the bundle cannot read an id out of it,
+        only ask whether one was there.
     """
 
     patients: frozenset[str]
+    slides: frozenset[str]
     images: frozenset[str]
 
 
@@ -215,7 +217,7 @@ class Bundle:
             If the file cannot be read.
         """
         values = _read_json(self.folder / _SEEN)
-        return Seen(frozenset(values.get("patients", ())), frozenset(values.get("images", ())))
+        return Seen(*(frozenset(values.get(name, ())) for name in ("patients", "slides", "images")))
 
 
 def typicality_json(typicality: Typicality) -> bytes:
@@ -248,6 +250,22 @@ def patient_digest(patient: str) -> str:
         SHA-256 (hex), salted: a table of digests of common ids made elsewhere does not fit.
     """
     return hashlib.sha256(f"sentinode patient\0{patient}".encode()).hexdigest()
+
+
+def slide_digest(slide: str) -> str:
+    """Digest the id of a slide, or the fingerprint of its content.
+
+    Parameters
+    ----------
+    slide : str
+        As the manifest, or the file, has it.
+
+    Returns
+    -------
+    str
+        SHA-256 (hex), salted.
+    """
+    return hashlib.sha256(f"sentinode slide\0{slide}".encode()).hexdigest()
 
 
 def image_digest(pixels: NDArray[np.uint8]) -> str:
@@ -291,7 +309,7 @@ def write_bundle(folder: Path, facts: BundleFacts, content: Mapping[str, bytes],
         If there is something of that name, or no room or permission.
     """
     require_free(folder)
-    listed = {"patients": sorted(seen.patients), "images": sorted(seen.images)}
+    listed = {name: sorted(getattr(seen, name)) for name in ("patients", "slides", "images")}
     files = {**content, _SEEN: _json(listed), "README.md": model_card(facts).encode()}
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
     stated = {"format": FORMAT, "version": VERSION, **facts.model_dump(mode="json"), "files": digests}

@@ -44,6 +44,8 @@ class SlideView:
         The most suspicious fields and the probability of the tile in the middle of each.
     field_mpp : float
         Micrometres a pixel of these.
+    refused : bool
+        Whether the slide was found unfit; then nothing is said of regions.
     quality : mapping of str to int
         Why tiles were left out -> how many.
     warnings : sequence of str
@@ -62,6 +64,7 @@ class SlideView:
     regions: Sequence[SuspiciousRegion]
     fields: Sequence[tuple[NDArray[np.uint8], float]]
     field_mpp: float
+    refused: bool
     quality: Mapping[str, int]
     warnings: Sequence[str]
     facts: BundleFacts
@@ -88,7 +91,7 @@ def write_slide_page(view: SlideView, path: Path) -> None:
     page = Page(
         title=f"Slide {predictions.slide_id}: {view.verdict}",
         lead=(
-            f"Score {_number(view.score)} for {facts.positive}, the mean of its most suspicious tiles; "
+            f"Score {_number(view.score)} for {facts.positive}, the mean of its five most suspicious places; "
             f"{int(predictions.recognised.sum()):,} of {len(predictions):,} tiles of tissue were recognised."
         ),
         badges=("research use only", f"model {facts.algorithm}", f"{predictions.mpp:g} um a pixel"),
@@ -126,6 +129,8 @@ def _fields(view: SlideView) -> Section:
 
 def _regions(view: SlideView) -> Section:
     title = "Suspicious regions"
+    if view.refused:
+        return Section(title, "Not judged: the slide was refused. What the colours above show was not asked of it.")
     if not view.regions:
         return Section(title, "No tile reaches a probability of 0.5.")
     tile_mm = view.predictions.scale.um(float(view.predictions.boxes[:, 2].mean())) / 1000

@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from shapely import MultiPolygon, Polygon
 
 from sentinode.errors import ExportError, ManifestError
+from sentinode.slides.naming import slide_id_of
 from sentinode.storage import whole_file
 
 __all__ = [
@@ -394,7 +395,7 @@ def annotation_for(slide: Path | str, folder: Path | str) -> Path | None:
         If there is more than one, or no such folder.
     """
     slide, folder = Path(slide), Path(folder)
-    stem = slide.stem[: -len(".ome")] if slide.stem.lower().endswith(".ome") else slide.stem
+    stem = slide_id_of(slide)
     names = {stem + suffix for suffix in _PREFERRED}
     try:
         found = sorted(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from sentinode.errors import SlideError
+from sentinode.slides.naming import slide_id_of
 
 __all__ = ["MppSource", "MppWish", "Resolution", "choose_mpp", "read_mpp_table"]
 
@@ -25,6 +26,9 @@ PRINT_DPI = (72, 96, 100, 120, 150, 180, 200, 240, 254, 300, 350, 360, 400, 600,
 
 UM_AN_INCH = 25_400.0
 
+MOST_UNEVEN = 0.05
+"""Share by which the two directions may differ: scanners agree to 1 %, and everything here takes pixels as squares."""
+
 UM_AT_1X = 10.0
 """A scanner's 40x is about 0.25 um a pixel, its 20x about 0.5: scanners differ by up to 15 % from that."""
 
@@ -36,9 +40,10 @@ class MppWish:
     Parameters
     ----------
     mpp : float, optional
-        For every slide; it goes before what a file says.
+        For slides whose files do not say, or say what cannot be. It never goes before a file: one slide without mpp
+        among a hundred must not change what the others measure.
     by_slide : mapping of str to float
-        File stem -> mpp; goes before everything else.
+        Slide -> mpp; goes before everything else, for who names a slide means it.
     from_objective : bool
         Take the objective power where a file has no mpp.
     """
@@ -73,7 +78,7 @@ def choose_mpp(path: Path, wish: MppWish, in_file: tuple[float, float] | None, o
     Parameters
     ----------
     path : Path
-        Of the slide; its stem is looked up in the wish.
+        Of the slide; its name is looked up in the wish.
     wish : MppWish
         What the user says.
     in_file : (x, y) float or None
@@ -84,7 +89,7 @@ def choose_mpp(path: Path, wish: MppWish, in_file: tuple[float, float] | None, o
     Returns
     -------
     Resolution
-        ``given`` before ``file`` before ``objective``.
+        What was given for this slide, before the file, before what was given for all, before the objective.
 
     Raises
     ------
@@ -98,18 +103,24 @@ def choose_mpp(path: Path, wish: MppWish, in_file: tuple[float, float] | None, o
     >>> choose_mpp(Path("a.tif"), MppWish(), (352.8, 352.8), None).note
     'the file claims 352.8 um a pixel, which no scanner makes; taken as unknown'
     """
-    given = wish.by_slide.get(path.stem, wish.mpp)
-    if given is not None:
-        if not _is_plausible(given):
+    named = wish.by_slide.get(slide_id_of(path))
+    for given in (named, wish.mpp):
+        if given is not None and not _is_plausible(given):
             raise SlideError(f"{path}: mpp = {given:g} cannot be; give micrometres a pixel, e.g. 0.25 for a 40x scan")
-        return Resolution(given, "given", _contradiction(given, in_file))
+    if named is not None:
+        return Resolution(named, "given", _contradiction(named, in_file))
     note = ""
     if in_file is not None:
         mpp = sum(in_file) / 2
-        if all(map(_is_plausible, in_file)) and not _is_for_print(mpp):
-            uneven = abs(in_file[0] - in_file[1]) > 0.02 * mpp
-            return Resolution(mpp, "file", f"mpp differs: {in_file[0]:g} across, {in_file[1]:g} down" if uneven else "")
-        note = f"the file claims {mpp:g} um a pixel, which {_maker(mpp)}; taken as unknown"
+        if abs(in_file[0] - in_file[1]) > MOST_UNEVEN * mpp:
+            note = f"the file claims {in_file[0]:g} um across and {in_file[1]:g} down; pixels are taken as squares"
+        elif all(map(_is_plausible, in_file)) and not _is_for_print(mpp):
+            differs = wish.mpp is not None and abs(wish.mpp - mpp) > 0.1 * mpp
+            return Resolution(mpp, "file", f"mpp {mpp:g} of the file, not {wish.mpp:g} as given" if differs else "")
+        else:
+            note = f"the file claims {mpp:g} um a pixel, which {_maker(mpp)}; taken as unknown"
+    if wish.mpp is not None:
+        return Resolution(wish.mpp, "given", note)
     if wish.from_objective and objective is not None and objective > 0 and _is_plausible(UM_AT_1X / objective):
         guess = UM_AT_1X / objective
         return Resolution(guess, "objective", f"mpp {guess:g} from the objective {objective:g}x: right to about 15 %")
@@ -122,12 +133,12 @@ def read_mpp_table(path: Path) -> dict[str, float]:
     Parameters
     ----------
     path : Path
-        A slide is named by its file stem or its file name.
+        A slide is named by its file, with or without the suffix.
 
     Returns
     -------
     dict of str to float
-        File stem -> mpp.
+        Slide -> mpp.
 
     Raises
     ------
@@ -151,10 +162,10 @@ def read_mpp_table(path: Path) -> dict[str, float]:
             mpp = math.nan
         if not name or not _is_plausible(mpp):
             raise SlideError(f"{path}, row {number}: mpp {text!r} of slide {name!r} cannot be; e.g. case_17,0.25")
-        stem = Path(name).stem if Path(name).suffix else name
-        if stem in table:
-            raise SlideError(f"{path}, row {number}: the slide {stem!r} is there twice; leave one row")
-        table[stem] = mpp
+        slide = slide_id_of(name)
+        if slide in table:
+            raise SlideError(f"{path}, row {number}: the slide {slide!r} is there twice; leave one row")
+        table[slide] = mpp
     return table
 
 

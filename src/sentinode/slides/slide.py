@@ -21,6 +21,7 @@ from scipy.sparse import csr_array
 
 from sentinode.errors import SlideError
 from sentinode.geometry import Box, Raster, Scale, Size
+from sentinode.slides.naming import slide_id_of
 from sentinode.slides.resolution import MppSource, MppWish, choose_mpp
 
 __all__ = [
@@ -153,9 +154,8 @@ class SlideInfo:
 
     @property
     def slide_id(self) -> str:
-        """The stem of the file; of ``a.ome.tif`` it is ``a``."""
-        stem = self.path.stem
-        return stem[: -len(".ome")] if stem.lower().endswith(".ome") else stem
+        """The name of the file without the suffix of its format (`sentinode.slides.naming`)."""
+        return slide_id_of(self.path)
 
     @property
     def scale(self) -> Scale:
@@ -408,7 +408,7 @@ def fingerprint(path: Path) -> str:
     Parameters
     ----------
     path : Path
-        Of the file. Beside an MRXS, VMS or VMU file, its folder of the same name counts as well.
+        Of the file. Beside an MRXS file, its folder of the same name counts as well.
 
     Returns
     -------

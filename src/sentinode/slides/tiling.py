@@ -134,14 +134,17 @@ def tile_grid(
             f"{info.path}: {info.size.width} x {info.size.height} px is less than half a tile of "
             f"{round(side)} px in one direction; give smaller tiles"
         )
-    rows, columns = (grid.ravel() for grid in np.indices((len(tops), len(lefts))))
-    cells = np.stack([rows, columns], axis=1)  # (n, 2)
-    x, y = lefts[columns], tops[rows]
-    boxes = np.stack([x, y, rights[columns] - x, bottoms[rows] - y], axis=1)  # (n, 4)
-    tissue = np.ones(len(boxes)) if mask is None else mask.share(boxes)
-    # A share that is exact up to rounding must not be lost by it.
-    kept = (tissue >= minimum_tissue - 1e-9) & (tissue > 1e-12)
-    boxes, cells, shares = boxes[kept], cells[kept], tissue[kept].astype(np.float32)
+    parts = []
+    for row in range(len(tops)):  # row by row: of a large slide most tiles are glass, and need never be there together
+        row_boxes = np.empty((len(lefts), 4), dtype=np.int64)
+        row_boxes[:, 0], row_boxes[:, 1] = lefts, tops[row]
+        row_boxes[:, 2], row_boxes[:, 3] = rights - lefts, bottoms[row] - tops[row]
+        tissue = np.ones(len(lefts)) if mask is None else mask.share(row_boxes)
+        # A share that is exact up to rounding must not be lost by it.
+        (kept,) = np.nonzero((tissue >= minimum_tissue - 1e-9) & (tissue > 1e-12))
+        row_cells = np.stack([np.full(len(kept), row), kept], axis=1)
+        parts.append((row_boxes[kept], row_cells, tissue[kept].astype(np.float32)))
+    boxes, cells, shares = (np.concatenate([part[place] for part in parts]) for place in range(3))
     decided = {
         "format": _FORMAT,
         "slide": info.fingerprint,

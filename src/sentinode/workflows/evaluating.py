@@ -13,11 +13,12 @@ from sentinode.data.manifest import Manifest, read_manifest
 from sentinode.data.patches import PatchSource
 from sentinode.errors import ExportError, LeakageError, ModelError
 from sentinode.evaluation.bootstrap import Interval, RepeatPredictions, Statistic, bootstrap_patients
-from sentinode.models.bundle import Bundle, Value, image_digest, patient_digest, read_bundle
+from sentinode.models.bundle import Bundle, Value, image_digest, patient_digest, read_bundle, slide_digest
 from sentinode.models.runtime import open_recogniser
+from sentinode.slides.slide import fingerprint
 from sentinode.storage import whole_file
 
-__all__ = ["Evaluation", "evaluate_model", "measure_predictions"]
+__all__ = ["Evaluation", "evaluate_model", "measure_predictions", "seen_slides"]
 
 BATCH = 64
 METRICS = ("auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "log_loss", "brier")
@@ -98,7 +99,7 @@ def evaluate_model(
     ManifestError
         If an image cannot be read.
     LeakageError
-        If a patient or an image was in the training data.
+        If a patient, a slide or an image was in the training data.
     ExportError
         If the CSV cannot be written.
     """
@@ -109,6 +110,9 @@ def evaluate_model(
     known = [name for name in dict.fromkeys(table.groups.tolist()) if name and patient_digest(name) in seen.patients]
     if known:
         raise LeakageError(_in_words(manifest, "patients", known))
+    if seen_slides(table) & seen.slides:
+        names = [name for name in dict.fromkeys(table.frame["slide_id"]) if slide_digest(name) in seen.slides]
+        raise LeakageError(_in_words(manifest, "slides", names or ["the same files under other names"]))
     recogniser, source = open_recogniser(bundle), PatchSource(table)
     _require_size(bundle, source.shape, manifest)
     proba = np.empty((len(table), len(bundle.facts.classes)), dtype=np.float32)
@@ -139,6 +143,31 @@ def evaluate_model(
         int((groups == "").sum()),
         frame,
     )
+
+
+def seen_slides(table: Manifest) -> frozenset[str]:
+    """Digest the slides of a manifest: their ids and, where the images are tiles of slides, their content.
+
+    Parameters
+    ----------
+    table : Manifest
+        Of patches or tiles.
+
+    Returns
+    -------
+    frozenset of str
+        Of `slide_digest`.
+
+    Raises
+    ------
+    SlideError
+        If a slide cannot be read.
+    """
+    # SlideError is fingerprint's.
+    names = {str(name) for name in table.frame["slide_id"] if name}
+    if table.tile_px is not None:
+        names |= {fingerprint(table.root / path) for path in dict.fromkeys(table.frame["path"])}
+    return frozenset(slide_digest(name) for name in names)
 
 
 def measure_predictions(table: Manifest, classes: Sequence[str], proba: NDArray[np.float32]) -> dict[str, Value]:

@@ -3,11 +3,12 @@
 import hashlib
 import json
 import logging
+import math
 import platform
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+import sentinode.errors
 from sentinode._version import __version__
 from sentinode.algorithms.descriptors import stain_statistics
 from sentinode.errors import ExportError, SlideError
@@ -34,13 +36,14 @@ from sentinode.models.runtime import open_recogniser
 from sentinode.report.cohort_page import write_cohort_page
 from sentinode.report.heatmap import heat_overlay
 from sentinode.report.slide_page import SlideView, write_slide_page
+from sentinode.slides.naming import slide_id_of
 from sentinode.slides.quality import LIMITS, quality_findings, tile_quality, usable
 from sentinode.slides.resolution import MppWish
 from sentinode.slides.slide import Slide, open_slide
 from sentinode.slides.tiling import MINIMUM_TISSUE, TileGrid, tile_grid
 from sentinode.slides.tissue import tissue_of
-from sentinode.storage import whole_file, whole_folder
-from sentinode.workflows.slide_inputs import find_slides
+from sentinode.storage import abandoned, whole_file, whole_folder
+from sentinode.workflows.slide_inputs import find_slides, require_shares
 
 __all__ = ["PredictionRun", "PredictionWish", "SlideDone", "TilesDone", "predict_slides"]
 
@@ -53,6 +56,10 @@ FIELD_UM, FIELD_MPP = 256.0, 0.5
 LOOKED_AT = 200
 """Tiles whose colours are held against those of the training images."""
 
+THRESHOLD = 0.5
+"""Score from which a slide is called suspicious; not calibrated, and no promise of a sensitivity."""
+
+FORMAT = "sentinode-slide-result-1"
 _RESULT = "result.json"
 _LOG = logging.getLogger(__name__)
 
@@ -75,6 +82,11 @@ class PredictionWish:
         Formats to write beside the Parquet table: keys of `EXPORTS`.
     readers : int
         Threads that read.
+
+    Raises
+    ------
+    PlanError
+        If a share cannot be, or there is no such export.
     """
 
     mpp: MppWish = field(default_factory=MppWish)
@@ -83,6 +95,11 @@ class PredictionWish:
     check_quality: bool = True
     exports: tuple[str, ...] = tuple(EXPORTS)
     readers: int = 2
+
+    def __post_init__(self) -> None:
+        require_shares(overlap=self.overlap, minimum_tissue=self.minimum_tissue)
+        for name in self.exports:
+            export_writer(name)
 
 
 @dataclass(frozen=True)
@@ -172,22 +189,42 @@ def predict_slides(
     bundle = read_bundle(model)
     tile_mpp = bundle.mpp_of_tiles()
     slides = find_slides([Path(one) for one in inputs])
+    for leftover in abandoned(out):
+        shutil.rmtree(leftover, ignore_errors=True)
     work = _Work(bundle, tile_mpp, open_recogniser(bundle), out, wish, listen, len(slides), bundle.typicality())
     jobs = [(path, (work, path, number)) for number, path in enumerate(slides, start=1)]
     results, failures = [], {}
     for path, outcome in run_jobs(_do_slide, jobs):
         if isinstance(outcome, Failure):
             _LOG.debug("%s failed\n%s", path, outcome.traceback)
-            failures[str(path)] = (
-                outcome.message if outcome.kind.endswith("Error") else f"{outcome.kind}: {outcome.message}"
-            )
-            listen(SlideDone(path.stem, slides.index(path) + 1, len(slides), f"failed: {failures[str(path)]}"))
+            failures[str(path)] = _reason(outcome)
+            number = slides.index(path) + 1
+            listen(SlideDone(slide_id_of(path), number, len(slides), f"failed: {failures[str(path)]}"))
         else:
             results.append(outcome)
-    ordered = sorted(results, key=lambda one: (-(one["score"] if one["score"] is not None else -1.0), one["slide_id"]))
-    run = PredictionRun(tuple(MappingProxyType(one) for one in ordered), failures)
+    run = PredictionRun(_ordered(results), failures)
+    _make(out)
     _write_cohort(run, bundle, out)
     return run
+
+
+def _ordered(results: Iterable[dict[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    # The most suspicious first; the refused last.
+    ranked = sorted(results, key=lambda one: -1.0 if one["score"] is None else one["score"], reverse=True)
+    return tuple(MappingProxyType(one) for one in ranked)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(f"{folder}: cannot be made ({error.strerror or error}); choose another --out") from error
+
+
+def _reason(failure: Failure) -> str:
+    # What we refuse on purpose tells what to do; anything else is a fault of ours, and says so.
+    expected = getattr(sentinode.errors, failure.kind, None) is not None or failure.kind in {"OSError", "MemoryError"}
+    return failure.message if expected else f"internal error ({failure.kind}: {failure.message}); please report it"
 
 
 class _Work(NamedTuple):
@@ -217,6 +254,7 @@ def _do_slide(job: tuple[_Work, Path, int]) -> dict[str, Any]:
         slide_id, key = slide.info.slide_id, _key(work, slide)
         folder = work.out / slide_id
         stored = _stored(folder, key)
+        _require_ours(folder)
         if stored is not None:
             work.listen(SlideDone(slide_id, number, work.n_slides, str(stored["verdict"]), stored=True))
             return stored
@@ -246,11 +284,30 @@ def _key(work: _Work, slide: Slide) -> str:
 
 
 def _stored(folder: Path, key: str) -> dict[str, Any] | None:
+    stored = _read_result(folder)
+    if stored is None or stored.get("key") != key:
+        return None
+    whole = all(_size(folder / name) == size for name, size in stored.get("files", {}).items())
+    return stored if whole else None
+
+
+def _read_result(folder: Path) -> dict[str, Any] | None:
     try:
-        stored = dict(json.loads((folder / _RESULT).read_text(encoding="utf-8")))
+        stored = json.loads((folder / _RESULT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return stored if stored.get("key") == key else None
+    return stored if isinstance(stored, dict) and stored.get("format") == FORMAT else None
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1
+
+
+def _require_ours(folder: Path) -> None:
+    # The folder of a slide is replaced when its result is old. What is not a result of ours never is: a folder of
+    # the slide's name may hold its pixels (MRXS), or anything.
+    if folder.exists() and _read_result(folder) is None:
+        raise ExportError(f"{folder}: is there already, and is no result of Sentinode; choose another --out")
 
 
 def _recognise(work: _Work, slide: Slide, number: int) -> _Read:
@@ -292,11 +349,18 @@ def _recognise(work: _Work, slide: Slide, number: int) -> _Read:
 
 
 def _write_cohort(run: PredictionRun, bundle: Bundle, out: Path) -> None:
-    write_cohort_page(run.results, run.failures, bundle.facts, out / "index.html")
+    # Every slide of this model that lies in OUT, of earlier calls as well; not one that has just failed.
+    failed = {slide_id_of(name) for name in run.failures}
+    there = (_read_result(folder) for folder in sorted(out.iterdir()) if folder.is_dir())
+    results = _ordered(one for one in there if one and one["model"] == bundle.digest and one["slide_id"] not in failed)
+    write_cohort_page(results, run.failures, bundle.facts, out / "index.html")
     columns = ("slide_id", "verdict", "score", "regions", "suspicious_mm2", "tiles", "recognised", "mpp", "path")
+    lost = [
+        {"slide_id": slide_id_of(name), "verdict": f"failed: {why}", "path": name} for name, why in run.failures.items()
+    ]
     try:
         with whole_file(out / "slides.csv") as part:
-            pd.DataFrame([dict(one) for one in run.results], columns=list(columns)).to_csv(part, index=False)
+            pd.DataFrame([*map(dict, results), *lost], columns=list(columns)).to_csv(part, index=False)
     except OSError as error:
         raise ExportError(f"{out / 'slides.csv'}: cannot be written ({error.strerror or error}); make room") from error
 
@@ -357,23 +421,33 @@ def _predictions(
         model=work.bundle.digest,
         tissue=grid.tissue,
         flag=flag,
-        facts={"mpp_source": info.mpp_source, "grid": grid.fingerprint, "vendor": info.vendor, "reader": info.reader},
+        facts={
+            "mpp_source": info.mpp_source,
+            "grid": grid.fingerprint,
+            "vendor": info.vendor,
+            "reader": info.reader,
+            "overlap": work.wish.overlap,
+            "bounds": None if info.bounds is None else [info.bounds.x, info.bounds.y],
+        },
     )
 
 
 def _result(work: _Work, path: Path, read: _Read, key: str, seconds: float) -> dict[str, Any]:
     predictions, positive = read.predictions, work.bundle.facts.positive
-    score = slide_score(predictions.positive[predictions.recognised])
-    regions = suspicious_regions(predictions)
+    score = math.nan if read.refusal else slide_score(predictions)
+    regions = () if read.refusal else suspicious_regions(predictions)
     if read.refusal:
         verdict = f"refused: {read.refusal}"
+    elif score >= THRESHOLD:
+        verdict = f"suspicious of {positive}"
     else:
-        verdict = f"suspicious of {positive}" if regions else f"no {positive} found"
+        verdict = f"single suspicious tiles, {positive} not likely" if regions else f"no {positive} found"
     return {
+        "format": FORMAT,
         "slide_id": predictions.slide_id,
         "path": str(path),
         "verdict": verdict,
-        "score": None if read.refusal or not np.isfinite(score) else score,
+        "score": score if np.isfinite(score) else None,
         "regions": len(regions),
         "largest_mm": None if not regions else [round(value, 4) for value in max(one.extent_mm for one in regions)],
         "suspicious_mm2": round(sum(one.area_mm2 for one in regions), 5),
@@ -398,11 +472,10 @@ def _left_out(predictions: TilePredictions) -> dict[str, int]:
 def _write(work: _Work, read: _Read, result: dict[str, Any], folder: Path) -> None:
     predictions = read.predictions
     try:
-        if folder.exists():  # of another model, of other options, or of what the slide was before
-            shutil.rmtree(folder)
-        with whole_folder(folder) as part:
+        # An earlier one is of another model, of other options, or of what the slide was before.
+        with whole_folder(folder, replace=True) as part:
             write_predictions(predictions, part / "tiles.parquet")
-            for name in work.wish.exports:
+            for name in () if read.refusal else work.wish.exports:
                 export_writer(name)(predictions, part / f"{predictions.slide_id}{EXPORTS[name][1]}")
             heatmap = probability_map(predictions, THUMBNAIL_PX)
             Image.fromarray(heat_overlay(read.thumbnail, heatmap)).save(part / "heatmap.png", compress_level=4)
@@ -412,7 +485,8 @@ def _write(work: _Work, read: _Read, result: dict[str, Any], folder: Path) -> No
                 verdict=result["verdict"],
                 thumbnail=read.thumbnail,
                 heatmap=heatmap,
-                regions=() if read.refusal else suspicious_regions(predictions),
+                regions=suspicious_regions(predictions),
+                refused=bool(read.refusal),
                 fields=read.fields,
                 field_mpp=read.field_mpp,
                 quality=result["left_out"],
@@ -421,6 +495,7 @@ def _write(work: _Work, read: _Read, result: dict[str, Any], folder: Path) -> No
                 footer=_footer(work.bundle, result),
             )
             write_slide_page(view, part / "report.html")
+            result["files"] = {file.name: file.stat().st_size for file in sorted(part.iterdir())}
             (part / _RESULT).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise ExportError(

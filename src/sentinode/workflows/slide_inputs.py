@@ -1,13 +1,16 @@
 """Slides as a command line names them: files, folders, and what is known of their resolution."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sentinode.errors import SlideError
+from sentinode.errors import PlanError, SlideError
+from sentinode.slides.naming import SLIDE_SUFFIXES, is_slide_name, slide_id_of
 from sentinode.slides.resolution import MppWish, read_mpp_table
-from sentinode.slides.slide import SUFFIXES
 
-__all__ = ["find_slides", "mpp_wish"]
+__all__ = ["find_slides", "mpp_wish", "require_shares", "without_slide"]
+
+MOST_OVERLAP = 0.9
+"""Tiles are then looked at a hundred times over."""
 
 
 def mpp_wish(mpp: float | None, table: Path | None, *, from_objective: bool = False) -> MppWish:
@@ -53,7 +56,7 @@ def find_slides(inputs: Sequence[Path]) -> tuple[Path, ...]:
     Raises
     ------
     SlideError
-        If something is not there, a folder has no slide, or two slides have one stem: results are named by it.
+        If something is not there, a folder has no slide, or two slides have one name: results are named by it.
     """
     found: dict[str, Path] = {}
     for path in inputs:
@@ -61,13 +64,53 @@ def find_slides(inputs: Sequence[Path]) -> tuple[Path, ...]:
             raise SlideError(f"{path}: is not there; give slides, or folders of slides")
         here = sorted(file for file in path.iterdir() if _is_slide(file)) if path.is_dir() else [path]
         if not here:
-            raise SlideError(f"{path}: has no slide in it (a file that ends in {', '.join(SUFFIXES)})")
+            raise SlideError(f"{path}: has no slide in it (a file that ends in {', '.join(SLIDE_SUFFIXES)})")
         for file in here:
-            other = found.setdefault(file.stem, file)
+            other = found.setdefault(slide_id_of(file), file)
             if other.resolve() != file.resolve():
                 raise SlideError(f"{other} and {file} have one name, and results are named by it; rename one")
     return tuple(found.values())
 
 
+def without_slide(names: Iterable[str], slides: Iterable[Path]) -> tuple[str, ...]:
+    """Find the rows of a table that fit no slide: one may have been meant for a slide, and be misspelt.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Slides that the table has a row for.
+    slides : iterable of Path
+        Those that there are.
+
+    Returns
+    -------
+    tuple of str
+        Names, in the order of the table.
+    """
+    known = {slide_id_of(path) for path in slides}
+    return tuple(name for name in names if name not in known)
+
+
+def require_shares(*, overlap: float, minimum_tissue: float) -> None:
+    """Refuse what no tile grid can do, before any slide is opened.
+
+    Parameters
+    ----------
+    overlap : float
+        Share of its side that a tile has in common with the next one.
+    minimum_tissue : float
+        Share of a tile that must be tissue.
+
+    Raises
+    ------
+    PlanError
+        If one cannot be.
+    """
+    if not 0 <= overlap <= MOST_OVERLAP:
+        raise PlanError(f"overlap = {overlap}: a share of a tile's side from 0 to {MOST_OVERLAP}, e.g. 0.5")
+    if not 0 <= minimum_tissue <= 1:
+        raise PlanError(f"minimum_tissue = {minimum_tissue}: a share of a tile from 0 to 1, e.g. 0.25")
+
+
 def _is_slide(path: Path) -> bool:
-    return path.is_file() and path.name.lower().endswith(tuple(SUFFIXES)) and not path.name.startswith(".")
+    return path.is_file() and is_slide_name(path.name)

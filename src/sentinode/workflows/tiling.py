@@ -1,18 +1,21 @@
 """From slides and what was drawn on them to a manifest of tiles; nothing is cut to disk."""
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from shapely.affinity import translate
 
-from sentinode.data.manifest import Manifest, Provenance, write_manifest
+from sentinode.data.manifest import MAX_TILE_PX, Manifest, Provenance, write_manifest
 from sentinode.data.tables import read_table
-from sentinode.errors import ManifestError, SlideError
+from sentinode.errors import ManifestError, PlanError, SlideError
+from sentinode.geometry import Box
 from sentinode.slides.annotations import (
     CAMELYON,
     EXCLUDE,
@@ -22,11 +25,12 @@ from sentinode.slides.annotations import (
     label_boxes,
     read_annotations,
 )
+from sentinode.slides.naming import slide_id_of
 from sentinode.slides.resolution import MppWish
-from sentinode.slides.slide import SUFFIXES, open_slide
+from sentinode.slides.slide import open_slide
 from sentinode.slides.tiling import MINIMUM_TISSUE, TileGrid, tile_grid
 from sentinode.slides.tissue import tissue_of
-from sentinode.workflows.slide_inputs import find_slides
+from sentinode.workflows.slide_inputs import find_slides, require_shares, without_slide
 
 __all__ = ["TilesReport", "TilesWish", "make_tiles", "parse_classes"]
 
@@ -59,6 +63,11 @@ class TilesWish:
         As in `tile_grid`.
     slide_mpp : MppWish
         What is known of the slides' resolution beside the files.
+
+    Raises
+    ------
+    PlanError
+        If a number cannot be.
     """
 
     mpp: float
@@ -74,6 +83,13 @@ class TilesWish:
     overlap: float = 0.0
     minimum_tissue: float = MINIMUM_TISSUE
     slide_mpp: MppWish = field(default_factory=MppWish)
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.mpp) and self.mpp > 0):
+            raise PlanError(f"mpp = {self.mpp}: micrometres a pixel of the tiles, e.g. 1.0")
+        if not 1 <= self.tile_px <= MAX_TILE_PX:
+            raise PlanError(f"tile = {self.tile_px}: a tile has a side of 1 to {MAX_TILE_PX} px, e.g. 96")
+        require_shares(overlap=self.overlap, minimum_tissue=self.minimum_tissue)
 
 
 @dataclass(frozen=True)
@@ -136,7 +152,7 @@ def make_tiles(
     known = {} if wish.slides is None else _read_slides(wish.slides)
     root = Path(os.path.commonpath([path.resolve().parent for path in paths]))
     drawn = {path: _drawing(path, wish, known) for path in paths}
-    frames, rows, left_out, notes = [], [], Counter[str](), list[str]()
+    frames, rows, left_out, notes = [], [], Counter[str](), _without_patient(paths, wish, known)
     for number, path in enumerate(paths, start=1):
         with open_slide(path, wish.slide_mpp) as slide:
             grid = tile_grid(
@@ -148,7 +164,10 @@ def make_tiles(
                 minimum_tissue=wish.minimum_tissue,
             )
             slide_id = slide.info.slide_id
-        labels = _labels(grid, drawn[path], wish)
+            if slide.info.note:
+                notes.append(f"{path.name}: {slide.info.note}")
+            bounds = slide.info.bounds
+        labels = _labels(grid, drawn[path].placed(bounds), wish)
         frames.append(_frame(grid, labels, known.get(slide_id, {}), slide_id, path.resolve().relative_to(root)))
         rows.append({
             "slide_id": slide_id,
@@ -197,15 +216,36 @@ def parse_classes(pairs: Sequence[str]) -> dict[str, str]:
     return classes or dict(CAMELYON)
 
 
+def _without_patient(paths: Sequence[Path], wish: TilesWish, known: Mapping[str, Mapping[str, str]]) -> list[str]:
+    if wish.slides is None:
+        return []
+    notes = []
+    lost = without_slide(known, paths)
+    if lost:
+        notes.append(f"{wish.slides}: has {len(lost)} rows that fit no slide here, e.g. {lost[0]}")
+    nameless = [path.name for path in paths if not known.get(slide_id_of(path), {}).get("patient_id")]
+    if nameless:
+        notes.append(f"{wish.slides}: says no patient of {', '.join(nameless)}; each counts as a patient of its own")
+    return notes
+
+
 class _Drawing(NamedTuple):
     # What is known of a slide's classes: its regions, or that it has none; None where it is left out.
     annotations: Annotations | None
     notes: tuple[str, ...] = ()
 
+    def placed(self, bounds: Box | None) -> "_Drawing":
+        # QuPath shows of a slide with bounds (MRXS) the scanned part alone, and counts from its corner.
+        drawn = self.annotations
+        if bounds is None or drawn is None or drawn.source is None or drawn.source.suffix.lower() == ".xml":
+            return self
+        regions = tuple(replace(one, polygon=translate(one.polygon, bounds.x, bounds.y)) for one in drawn.regions)
+        return self._replace(annotations=replace(drawn, regions=regions))
+
 
 def _drawing(path: Path, wish: TilesWish, known: Mapping[str, Mapping[str, str]]) -> _Drawing:
     found = None if wish.annotations is None else annotation_for(path, wish.annotations)
-    label = known.get(path.stem, {}).get("label", "")
+    label = known.get(slide_id_of(path), {}).get("label", "")
     if found is not None:
         annotations = read_annotations(found).mapped(wish.classes)
         return _Drawing(annotations, annotations.notes)
@@ -296,8 +336,8 @@ def _read_slides(path: Path) -> dict[str, dict[str, str]]:
     rows: dict[str, dict[str, str]] = {}
     for number, row in enumerate(frame.to_dict("records"), start=1):
         name = str(row[column])
-        stem = Path(name).stem if name.lower().endswith(tuple(SUFFIXES)) else name
-        if stem in rows:
-            raise ManifestError(f"{path}, row {number}: the slide {stem!r} is there twice; leave one row")
-        rows[stem] = {key: str(row.get(key, "")) for key in ("patient_id", "site", "label", "provenance")}
+        slide = slide_id_of(name)
+        if slide in rows:
+            raise ManifestError(f"{path}, row {number}: the slide {slide!r} is there twice; leave one row")
+        rows[slide] = {key: str(row.get(key, "")) for key in ("patient_id", "site", "label", "provenance")}
     return rows

@@ -31,7 +31,7 @@ from sentinode.data.manifest import Manifest, read_manifest
 from sentinode.data.overlaps import find_overlaps
 from sentinode.data.patches import cache_patches
 from sentinode.data.splits import Protocol, Split, make_splits
-from sentinode.errors import ModelError, PlanError
+from sentinode.errors import ExportError, ModelError, PlanError
 from sentinode.evaluation.typicality import fit_typicality
 from sentinode.models.bundle import (
     ESTIMATOR_FILE,
@@ -50,7 +50,7 @@ from sentinode.models.bundle import (
 )
 from sentinode.models.graph import NetworkAlgorithm, write_graph
 from sentinode.study.measure import versions
-from sentinode.workflows.evaluating import measure_predictions
+from sentinode.workflows.evaluating import measure_predictions, seen_slides
 
 __all__ = [
     "DEFAULT_ALGORITHM",
@@ -167,7 +167,7 @@ def train_model(
     settings = {**algorithm_settings(wish.algorithm), **wish.settings}
     build_algorithm(spec, wish.seed)  # an impossible setting is told before hours of reading
     table = read_manifest(manifest)
-    work = out.with_name(f"{out.name}.training")
+    work = _workplace(out)
     pixels = cache_patches(table, work / "cache", _telling(listen, "reading images"))
     protocol = Protocol(repeats=1, seed=wish.seed, test=wish.test, stop=wish.stop, unknown=wish.unknown)
     overlaps = find_overlaps(pixels, on_progress=_telling(listen, "looking for overlaps"))
@@ -226,6 +226,20 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, object]:
         except tomllib.TOMLDecodeError:
             settings[name] = text
     return settings
+
+
+def _workplace(out: Path) -> Path:
+    # Beside the bundle, and ours: it is removed at the end, so nothing else may lie in it.
+    work = out.with_name(f"{out.name}.training")
+    mark = work / ".sentinode-training"
+    if work.exists() and not mark.exists():
+        raise ExportError(f"{work}: is there already, and is not of a training; choose another --out")
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    except OSError as error:
+        raise ExportError(f"{work}: cannot be made ({error.strerror or error}); choose another --out") from error
+    return work
 
 
 def _telling(listen: Listener, what: str) -> Callable[[int, int], None]:
@@ -354,4 +368,7 @@ def _seen(table: Manifest, pixels: NDArray[np.uint8], split: Split) -> Seen:
     # What chose the epoch was seen as well as what was trained on.
     rows = np.concatenate([split.train, split.stop])
     patients = {patient_digest(name) for name in table.groups[rows].tolist() if name}
-    return Seen(frozenset(patients), frozenset(image_digest(pixels[row]) for row in rows.tolist()))
+    # An image of one colour says nothing of whose it is: bare glass is in every set.
+    images = (pixels[row] for row in rows.tolist())
+    told = frozenset(image_digest(image) for image in images if image.min() != image.max())
+    return Seen(frozenset(patients), seen_slides(table.select(rows)), told)
