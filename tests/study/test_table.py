@@ -81,6 +81,7 @@ def _write_study(folder, *, leave_out=(), protocol="patients", unknown="leave-ou
             "splits": "s",
             "classes": CLASSES,
             "n_unassigned": 7,
+            "n_images": 30,
             "provenance": {"source": "x", "synthetic": synthetic},
             "protocol": {"name": protocol, "unknown": unknown},
             "leakage": [{"repeat": repeat, **leakage} for repeat in repeats],
@@ -188,7 +189,10 @@ def test_a_folder_without_a_study_is_refused(tmp_path):
     ("about", "told"),
     [
         ({"synthetic": True}, "synthetic"),
-        ({"unknown": "train"}, "Leakage cannot be excluded: 5 training images"),
+        (
+            {"unknown": "train"},
+            "Leakage cannot be excluded: 5 training images a repeat",
+        ),
         ({"protocol": "random"}, "9 of 14 test images are of patients that training has seen, and 2 pairs"),
         ({}, "7 images whose patient is unknown were left out"),
     ],
@@ -302,7 +306,7 @@ def test_latex_is_escaped_and_its_rows_are_as_long_as_its_head(tmp_path):
         store.write_text(name, text.replace('"sharp"', r'"50 %_of_A&B\\"'))
     latex = to_latex(summarise(store.folder, resamples=50))
     assert r"50 \%\_of\_A\&B\textbackslash{}" in latex
-    for tabular, columns in zip(re.findall(r"(?s)tabular}{.*?\\end", latex), (6, 4), strict=True):
+    for tabular, columns in zip(re.findall(r"(?s)tabular}{.*?\\end", latex), (6, 4, 4, 9), strict=True):
         rows = [line for line in tabular.splitlines() if line.endswith(r"\\")]
         assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {columns}
     assert latex.count("{") == latex.count("}")
@@ -384,3 +388,18 @@ def test_the_table_is_json_that_a_script_can_read(study):
 def test_a_study_with_a_gap_is_not_complete(tmp_path):
     store = _write_study(tmp_path / "study", leave_out=("sharp1",))
     assert not summarise(store.folder, resamples=50).complete
+
+
+def test_a_piece_of_the_csv_still_says_what_it_is_of(study):
+    frame = wide_frame(summarise(study.folder, resamples=50))
+    assert set(frame["protocol"]) == {"patients"}
+    assert frame[["unknown", "synthetic", "plan", "data", "splits", "notes"]].notna().all().all()
+
+
+def test_the_paper_has_what_could_have_been_shown_beside_every_comparison(study):
+    table = summarise(study.folder, resamples=50)
+    latex = to_latex(table)
+    compared = next(grid for grid in grids(table) if grid.name == "comparisons")
+    place = next(number for number, name in enumerate(compared.header) if name.startswith("could have shown"))
+    assert all(row[place].replace(" %", r" \%") in latex for row in compared.rows)
+    assert all(latex.count(note.split(":")[0][:30]) >= 4 for note in table.notes), "the notes stand below every table"

@@ -200,11 +200,12 @@ class KernelSVM(BaseEstimator):
         self._require_settings()
         d = len(Descriptors(tuple(self.descriptors)).get_feature_names_out())
         k = len(self.classes_) if hasattr(self, "classes_") else 2
+        fitted = self.machine_.n_parameters if hasattr(self, "machine_") else 0
         kernel = f"{self.kernel}, one weight and {d} numbers a support vector; their count comes from the data"
         return (
             LayerRow(f"descriptors {', '.join(self.descriptors)}", f"{d}", 0, 0, f"of {size[0]} x {size[1]} px"),
             LayerRow("standardise", f"{d}", 2 * d, d),
-            LayerRow("support vector machine", f"{1 if k == 2 else k}", 0, 0, kernel),
+            LayerRow("support vector machine", f"{1 if k == 2 else k}", fitted, fitted, kernel),
             calibration_row(k, 1 if k == 2 else k, self.folds),
         )
 
@@ -274,6 +275,13 @@ class KernelMachine:
             self.solver = LinearSVC(C=settings.C, class_weight=weight, dual=False, max_iter=10_000)
             self.solver.fit(self._gram(scaled, self.anchors) @ self.projection, codes)
         return self
+
+    @property
+    def n_parameters(self) -> int:
+        """Numbers that were fitted: the support vectors (or landmarks) and the weights on them."""
+        weights = self.solver.dual_coef_ if self.projection is None else self.solver.coef_
+        projected = 0 if self.projection is None else self.projection.size
+        return int(self.anchors.size + np.asarray(weights).size + projected)
 
     def decide(self, vectors: NDArray[np.float64]) -> NDArray[np.float64]:
         """Compute decision values.

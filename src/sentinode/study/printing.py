@@ -52,12 +52,22 @@ def wide_frame(table: StudyTable) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``algorithm``, then for each metric and view ``<metric>_<view>_mean, _sd, _low, _high, _n_patients``,
+        ``algorithm, n_repeats``, what the study was (``protocol, unknown, synthetic``, digests of plan, data and
+        splits, the notes), then for each metric and view ``<metric>_<view>_mean, _sd, _low, _high, _n_patients``,
         the costs (seconds, bytes), and for each tested metric ``<metric>_vs_reference_...``.
     """
+    # In every row: a table is cut up, and each piece must say what it is of.
+    protocol = table.facts["protocol"]
+    about = {
+        "protocol": protocol["name"],
+        "unknown": protocol["unknown"],
+        "synthetic": bool(table.facts["provenance"]["synthetic"]),
+        **{name: str(table.facts[name]) for name in ("plan", "data", "splits")},
+        "notes": " ".join(table.notes),
+    }
     rows = []
     for name in table.algorithms:
-        row: dict[str, object] = {"algorithm": name, "n_repeats": table.costs["n_repeats"][name]}
+        row: dict[str, object] = {"algorithm": name, "n_repeats": table.costs["n_repeats"][name], **about}
         for metric in METRICS:
             for view in VIEWS:
                 found = table.row(name, metric, view)
@@ -118,8 +128,9 @@ def to_latex(table: StudyTable) -> str:
     Returns
     -------
     str
-        Two ``table`` environments: accuracy and time, with the notes below, and every pooled metric with its
-        interval. Names are escaped.
+        A ``table`` environment each for accuracy and time; for every metric pooled, and within patients, with its
+        interval; and for the comparisons, where there are any, each with the smallest difference that the design
+        could have shown. The notes stand below every one. Names are escaped.
     """
     header, rows = _first_rows(table, dash="--")
     tested = [[_p(table, name, metric) for metric in FAMILY] for name in table.algorithms]
@@ -128,21 +139,35 @@ def to_latex(table: StudyTable) -> str:
         [[*cells, *values] for cells, values in zip(rows, tested, strict=True)],
         text_columns=1,
     )
-    pooled = _tabular(
-        ["metric", "algorithm", "mean ± sd", f"{level(table)} interval"],
-        [
-            [METRICS[metric].label if place == 0 else "", name, *_mean_and_interval(table, name, metric)]
-            for metric in METRICS
-            for place, name in enumerate(table.algorithms)
-        ],
-        text_columns=2,
-    )
     caption = f"{_caption(table)} p: adjusted after Holm over all comparisons."
-    return _float(first, [caption, *table.notes]) + _float(pooled, [f"{POOLED}. {_caption(table)}"])
+    floats = [_float(first, [caption, *table.notes])]
+    for view, title in (("pooled", POOLED), ("patients", WITHIN)):
+        metrics = _metric_table(table, view)
+        floats.append(_float(metrics, [f"{title}. {_caption(table)}", *table.notes]))
+    if len(table.comparisons):
+        floats.append(_float(_comparison_table(table), [f"{_comparison_caption(table)}.", *table.notes]))
+    return "".join(floats)
 
 
-def _mean_and_interval(table: StudyTable, name: str, metric: str) -> tuple[str, str]:
-    found = table.row(name, metric)
+def _metric_table(table: StudyTable, view: str) -> list[str]:
+    rows = [
+        [METRICS[metric].label if place == 0 else "", name, *_mean_and_interval(table, name, metric, view)]
+        for metric in METRICS
+        for place, name in enumerate(table.algorithms)
+    ]
+    return _tabular(["metric", "algorithm", "mean ± sd", f"{level(table)} interval"], rows, text_columns=2)
+
+
+def _comparison_table(table: StudyTable) -> list[str]:
+    # What a page is wide enough for; the rest is in the CSV.
+    header, rows = _comparison_rows(table)
+    left_out = {"p", "d", "repeats + = -*", "Wilcoxon*"}
+    kept = [place for place, name in enumerate(header) if name not in left_out]
+    return _tabular([header[place] for place in kept], [[row[place] for place in kept] for row in rows], text_columns=2)
+
+
+def _mean_and_interval(table: StudyTable, name: str, metric: str, view: str) -> tuple[str, str]:
+    found = table.row(name, metric, view)
     interval = NOT_AVAILABLE
     if not pd.isna(found["low"]):
         interval = f"{_number(metric, found['low'])} to {_number(metric, found['high'])}"
@@ -345,7 +370,7 @@ def _comparison_caption(table: StudyTable) -> str:
     return (
         f"Difference to {table.reference}, corrected resampled t-test (test/train patients "
         f"{float(table.facts['test_train_ratio']):.2f}), p (Holm) over these {n}; {level(table)} intervals, not "
-        f"adjusted for {n} comparisons: over splits (corrected) and over patients ({coverage(table)}); "
+        f"adjusted for {n} comparisons: over splits (corrected) and over patients (too short for few patients); "
         f"equivalent: within ±{rope:g}; could have shown: with 80 % power at {alpha:g}/{n} (Bonferroni's bound on "
         "Holm's decision); * counts and Wilcoxon's p describe repeats that overlap, and test nothing"
     )

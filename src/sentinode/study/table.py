@@ -413,11 +413,17 @@ def _notes(study: StudyResult, names: tuple[str, ...], shared: tuple[int, ...]) 
         n = round(float(np.mean([one["n_unknown_in_train"] for one in about["leakage"]])))
         notes.append(
             f"Leakage cannot be excluded: {n} training images a repeat are of unknown patients, who may be "
-            "patients of the test part."
+            f"patients of the test part; {_n_dropped(study)} that show tissue of another part were dropped first."
         )
     elif about["n_unassigned"]:
         notes.append(f"{about['n_unassigned']} images whose patient is unknown were left out.")
     return (*notes, *_notes_on_time(study, names), *_notes_on_gaps(study, names, shared))
+
+
+def _n_dropped(study: StudyResult) -> int:
+    # What has no role though unknown images may be trained on: it overlaps a part that training must not see.
+    used = {trial.repeat: sum(trial.result["n_images"].values()) for trial in study.trials}
+    return round(float(np.mean([study.study["n_images"] - n for n in used.values()])))
 
 
 def _note_on_random(leakage: list[dict[str, Any]]) -> str:
