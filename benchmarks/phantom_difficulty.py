@@ -23,6 +23,9 @@ from sentinode.seeds import stream
 #: 1 - stop - test: shares of patients, as in a study.
 TEST, STOP = 0.25, 0.15
 
+#: What the synthetic patches are to keep to.
+MOST_BY_COLOUR, LEAST_BY_NETWORK = 0.70, 0.90
+
 
 def _histograms(pixels: NDArray[np.uint8], bins: int = 16) -> NDArray[np.float64]:
     # The square roots of each patch's channel histograms.
@@ -55,7 +58,7 @@ def _network_auc(
 
 
 def main() -> None:
-    """Print a line a seed."""
+    """Print a line a seed; end with an error where colour alone is too good, or the network not good enough."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=list(PRESETS), default="10x")
     parser.add_argument("--patients", type=int, default=16)
@@ -67,6 +70,7 @@ def main() -> None:
     parser.add_argument("--augment", default="none", help="none or orientations, as in paper-cnn")
     chosen = parser.parse_args()
     settings = {name: getattr(chosen, name) for name in ("epochs", "learning_rate", "batch_size", "augment")}
+    missed = []
     print("seed  patches/s  moments  stains  histogram  paper-cnn  seconds")
     for seed in chosen.seeds:
         plan = CohortPlan(patients=chosen.patients, patches=chosen.patches, preset=chosen.preset, seed=seed)
@@ -84,6 +88,10 @@ def main() -> None:
         print(
             f"{seed:4d}  {rate:9.0f}  {colour[0]:7.3f}  {colour[1]:6.3f}  {colour[2]:9.3f}  {auc:9.3f}  {seconds:7.0f}"
         )
+        if max(colour) > MOST_BY_COLOUR or auc < LEAST_BY_NETWORK:
+            missed.append(str(seed))
+    if missed:
+        raise SystemExit(f"seed {', '.join(missed)}: not as hard as it should be, or harder")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
     sentinode study run benchmarks/pcam/patients.toml --out build/pcam/patients     # and the other plans
     python benchmarks/pcam/write_results.py
 
-Everything that is a number in ``docs/results/founding-experiment.md`` is taken in from the files that this writes.
+The tables and figures of ``docs/results/founding-experiment.md`` are taken in from the files that this writes; the
+numbers in its prose are copied from them.
 """
 
 import sys
