@@ -58,7 +58,13 @@ def _network_auc(
 
 
 def main() -> None:
-    """Print a line a seed; end with an error where colour alone is too good, or the network not good enough."""
+    """Print a line a seed.
+
+    Raises
+    ------
+    SystemExit
+        At the end, where colour alone was too good or the network not good enough.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=list(PRESETS), default="10x")
     parser.add_argument("--patients", type=int, default=16)
