@@ -331,9 +331,10 @@ class TestFile:
             with pytest.raises(ManifestError, match=said):
                 read_splits(tmp_path / name, cohort([(3, 3)] * 8))
 
-    def test_a_folder_that_does_not_exist_is_an_export_error(self, tmp_path):
+    def test_a_folder_that_cannot_be_made_is_an_export_error(self, tmp_path):
         manifest, protocol = cohort([(3, 3)] * 8), Protocol(repeats=1)
         splits = make_splits(manifest, protocol, Overlaps.none())
+        (tmp_path / "nowhere").write_text("a file")
         with pytest.raises(ExportError, match="cannot be written"):
             write_splits(tmp_path / "nowhere" / "splits.json", manifest, protocol, splits)
 

@@ -60,6 +60,7 @@ def test_a_page_is_written_whole(tmp_path):
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == render_page(page())
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path):
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "nowhere").write_text("a file")
     with pytest.raises(ExportError, match="nowhere"):
         write_page(page(), tmp_path / "nowhere" / "report.html")

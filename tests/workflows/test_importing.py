@@ -32,5 +32,6 @@ def test_a_refused_folder_writes_nothing(root, tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused(root, tmp_path):
+    (tmp_path / "absent").write_text("a file")
     with pytest.raises(ExportError, match="cannot be written"):
         import_data("folder", root, tmp_path / "absent" / "manifest.csv")
