@@ -286,12 +286,14 @@ def demo(
     _show_study(result.table, result.folder / "study", as_json=as_json)
 
 
-@app.command(epilog="Example: sentinode train manifest.csv --algorithm paper-cnn --set epochs=30 --out model")
+@app.command(
+    epilog="Example: sentinode train manifest.csv --set epochs=6 --out model"
+)
 def train(  # noqa: PLR0913 - the options of a command
     manifest: Annotated[Path, _path_argument(help="Images to learn from: a manifest, .csv or .parquet.")],
     *,
     out: Annotated[Path, _path_option(help="The folder of the model to write; the same one goes on when interrupted.")],
-    algorithm: Annotated[str, typer.Option(help="The recipe: see sentinode algorithm list.")] = "paper-cnn",
+    algorithm: Annotated[str, typer.Option(help="The recipe: see sentinode algorithm list.")] = "imagenet-cnn",
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of the recipe, e.g. epochs=30; may be repeated.")
     ] = None,

@@ -90,9 +90,10 @@ def test_an_easy_task_is_learned(patches):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("keep", ["best", "last"])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_a_training_that_was_interrupted_reaches_the_same_bits(patches, tmp_path, precision, optimizer):
-    plan = {"precision": precision, "optimizer": optimizer}
+def test_a_training_that_was_interrupted_reaches_the_same_bits(patches, tmp_path, precision, optimizer, keep):
+    plan = {"precision": precision, "optimizer": optimizer, "keep": keep}
     whole = network()
     whole_log = fit(whole, patches, plan=plan)
     for epoch in (1, 3):  # killed twice

@@ -25,7 +25,10 @@ from sentinode.errors import ModelError, PlanError
 from sentinode.seeds import stream
 
 SIDE = 32
+FINE_TUNED = {"epochs": 4, "enlarge": 2, "batch_size": 8, "learning_rate": 1e-3}
 FAST = {
+    "imagenet-cnn": FINE_TUNED,
+    "best": {**FINE_TUNED, "members": 2},
     "paper-cnn": {
         "layers": [{"conv": 8, "kernel": 3}, {"pool": "max", "size": 4}, {"dense": 16}],
         "epochs": 8,
@@ -45,7 +48,8 @@ FAST = {
 }
 """Settings that make an algorithm quick on 32 x 32 px."""
 
-NEEDS_TORCH = frozenset({"paper-cnn", "dbn"})
+NEEDS_TORCH = frozenset({"imagenet-cnn", "best", "paper-cnn", "dbn"})
+KEEPS_LAST = frozenset({"imagenet-cnn", "best"})
 LEARNS_NOTHING = frozenset({"majority"})
 
 
@@ -232,8 +236,8 @@ def test_its_log_is_a_tuple_of_epochs_that_were_also_reported(name, cohort):
 
 
 def test_a_network_says_where_and_how_it_was_trained(name, cohort):
-    if name not in NEEDS_TORCH:
-        pytest.skip("it is no network")
+    if name not in NEEDS_TORCH - KEEPS_LAST:
+        pytest.skip("it is no network that the stop part chooses an epoch of")
     X, y = cohort
     for epochs, patience in ((2, 0), (20, 1)):
         network = build(name).set_params(device="cpu", learning_rate=0.1, epochs=epochs, patience=patience)
@@ -243,6 +247,19 @@ def test_a_network_says_where_and_how_it_was_trained(name, cohort):
         assert log.records == network.log_[-len(log.records) :]
         assert log.best_epoch == min(log.records, key=lambda record: record.stop_loss).epoch
         assert log.stopped_early == (len(log.records) < epochs)
+
+
+@pytest.mark.parametrize("name", sorted(KEEPS_LAST))
+def test_a_network_that_keeps_its_last_weights_is_not_changed_by_a_stop_part(name, cohort):
+    pytest.importorskip("torch", reason="the extra 'train' is not installed", exc_type=ImportError)
+    X, y = cohort
+    network = build(name).set_params(epochs=2, members=1)
+    alone = network.fit(X[:24], y[:24]).predict_proba(X[50:])
+    watched = network.fit(X[:24], y[:24], stop=(X[40:50], y[40:50]))
+    assert watched.training_.best_epoch == 2
+    assert not watched.training_.stopped_early
+    assert np.isfinite(watched.log_[-1].stop_loss)
+    assert watched.predict_proba(X[50:]).tobytes() == alone.tobytes()
 
 
 def test_one_class_only_is_refused_by_its_name(name, cohort):

@@ -67,7 +67,7 @@ class TrainingLog:
     records : tuple of EpochRecord
         One an epoch, those before an interruption included.
     best_epoch : int
-        The epoch whose weights the network now has: lowest loss on the stop part, else the last one.
+        The epoch whose weights the network now has: lowest loss on the stop part, or the last one.
     stopped_early : bool
         Whether `patience` ran out before `epochs`.
     device : str
@@ -521,9 +521,13 @@ class _Loop:
         return len(self.records)
 
     @property
+    def keeps_last(self) -> bool:
+        return self.stop is None or self.plan.keep == "last"
+
+    @property
     def out_of_patience(self) -> bool:
         return (
-            self.stop is not None
+            not self.keeps_last
             and 0 < self.plan.patience <= self.epoch - self.best_epoch
             and self.epoch < self.plan.epochs
         )
@@ -537,9 +541,9 @@ class _Loop:
         epoch = self.epoch + 1
         loss, values = self._train(epoch)
         stop_loss, stop_auc = self._score_stop()
-        if self.stop is None or stop_loss < self.best_loss:
+        if self.keeps_last or stop_loss < self.best_loss:
             self.best_epoch, self.best_loss = epoch, stop_loss
-            self.best = {} if self.stop is None else _copy(self.network.state_dict())
+            self.best = {} if self.keeps_last else _copy(self.network.state_dict())
         seconds = time.perf_counter() - begin
         self.records.append(EpochRecord(self.stage, epoch, loss, stop_loss, stop_auc, seconds, values))
         return self.records[-1]
@@ -625,7 +629,7 @@ class _Loop:
             slots.setdefault(int(number), {})[name] = _laid_out_as(self.weights[int(number)], value)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
-        if self.stop is not None:
+        if not self.keeps_last:
             self.best = _under("best", tensors) or _copy(self.network.state_dict())
 
     def end(self) -> TrainingLog:

@@ -12,6 +12,7 @@ __all__ = ["TrainingPlan"]
 _CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "optimizer": ("adam", "sgd"),
     "schedule": ("constant", "cosine"),
+    "keep": ("best", "last"),
     "precision": ("auto", "bf16", "float32"),
     "device": ("auto", "cpu", "cuda", "mps"),
 })
@@ -35,6 +36,9 @@ class TrainingPlan:
         ``"sgd"`` has a Nesterov momentum of 0.9.
     schedule : {"constant", "cosine"}
         ``"cosine"`` lowers the learning rate over `epochs` along half a cosine, epoch by epoch.
+    keep : {"best", "last"}
+        Whose weights the network has in the end: those of the epoch with the lowest loss on the stop part, or
+        those of the last epoch. ``"last"`` never stops early.
     precision : {"auto", "bf16", "float32"}
         Of convolutions and dense layers, the last one excepted; weights and loss are float32 always.
         ``"auto"`` takes bf16 where the device computes with it (`use_bf16`).
@@ -61,6 +65,7 @@ class TrainingPlan:
     patience: int = 8
     optimizer: str = "adam"
     schedule: str = "cosine"
+    keep: str = "best"
     precision: str = "auto"
     device: str = "auto"
     threads: int | None = None

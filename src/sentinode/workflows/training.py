@@ -62,7 +62,7 @@ __all__ = [
     "train_model",
 ]
 
-DEFAULT_ALGORITHM = "paper-cnn"
+DEFAULT_ALGORITHM = "imagenet-cnn"
 ROLES = ("train", "stop", "test")
 MOST_LOOKED_AT = 2000  # images whose colours are kept as what is usual
 

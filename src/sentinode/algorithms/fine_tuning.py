@@ -1,0 +1,132 @@
+"""What the fine-tuned networks share: an ImageNet body, a new last layer, one network or several that are averaged."""
+
+from sentinode.algorithms.efficientnet_lite import N_FEATURES, imagenet_weights
+from sentinode.algorithms.efficientnet_lite_network import build_body
+from sentinode.errors import MissingExtra
+from sentinode.seeds import torch_seed
+
+try:
+    import torch
+except ModuleNotFoundError as missing:
+    raise MissingExtra("train", "fine-tuning a network") from missing
+import numpy as np
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sentinode.algorithms.stain_augmentation import perturb_stain
+from sentinode.algorithms.training import Standardiser, n_orientations, random_orientations, turn
+
+__all__ = ["IMAGENET_STANDARDISER", "AveragedNetworks", "fine_tunable", "other_laboratory"]
+
+IMAGENET_STANDARDISER = Standardiser(np.full(3, 127, np.float32), np.full(3, 128, np.float32))
+"""As TensorFlow's EfficientNet-lite was trained."""
+
+
+def fine_tunable(side: int, n_classes: int, dropout: float, seed: int, *, pretrained: bool = True) -> nn.Sequential:
+    """Build a network that knows ImageNet and does not yet know the classes.
+
+    Parameters
+    ----------
+    side : int
+        From `network_side`.
+    n_classes : int
+        Of the last layer.
+    dropout : float
+        Share of the features that are dropped before it, in training.
+    seed : int
+        Where the weights of the last layer come from.
+    pretrained : bool
+        False starts from random weights (for comparison).
+
+    Returns
+    -------
+    nn.Sequential
+        (b, 3, h, w) standardised -> (b, n_classes) logits.
+
+    Raises
+    ------
+    MissingExtra
+        If the weights are not installed.
+    """
+    with torch.random.fork_rng([]):
+        torch.manual_seed(torch_seed(seed, "weights"))
+        body = build_body(imagenet_weights() if pretrained else None)
+        head = nn.Linear(N_FEATURES, n_classes)
+        nn.init.normal_(head.weight, 0.0, 0.01)
+        nn.init.zeros_(head.bias)
+    return nn.Sequential(_Enlarge(side), *body, _MeanOverImage(), nn.Dropout(dropout), head)
+
+
+def other_laboratory(batch: Tensor, generator: np.random.Generator) -> Tensor:
+    """Turn every image at random and give it another laboratory's stain: the augmentation of `fit_network`.
+
+    Parameters
+    ----------
+    batch : (b, 3, h, w) uint8
+    generator : numpy.random.Generator
+
+    Returns
+    -------
+    (b, 3, h, w) uint8
+    """
+    return perturb_stain(random_orientations(batch, generator), generator)
+
+
+class _Enlarge(nn.Module):
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[2] == self.side and images.shape[3] == self.side:
+            return images
+        return functional.interpolate(images, (self.side, self.side), mode="bilinear", align_corners=False)
+
+    def extra_repr(self) -> str:
+        return str(self.side)
+
+
+class _MeanOverImage(nn.Module):
+    def forward(self, features: Tensor) -> Tensor:
+        return features.mean((2, 3))
+
+
+class AveragedNetworks(nn.Module):
+    """Several networks, each asked about several orientations of an image; their probabilities are averaged.
+
+    Parameters
+    ----------
+    members : list of nn.Sequential
+        Logits each, a dense layer last.
+    n_views : int
+        1 or 8: orientations of a square image; other rectangles have four.
+    """
+
+    def __init__(self, members: list[nn.Sequential], n_views: int) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.n_views = n_views
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Recognise.
+
+        Parameters
+        ----------
+        images : (b, 3, h, w) float
+            Standardised.
+
+        Returns
+        -------
+        (b, k) float32
+            Logarithm of the mean probability.
+        """
+        views = range(min(self.n_views, n_orientations(int(images.shape[2]), int(images.shape[3]))))
+        proba = [_proba(member, turn(images, view)) for member in self.members for view in views]
+        return torch.stack(proba).mean(0).clamp_min(1e-12).log()
+
+
+def _proba(member: nn.Module, images: Tensor) -> Tensor:
+    assert isinstance(member, nn.Sequential)  # noqa: S101 - for the type checker
+    features = member[:-1](images)
+    with torch.autocast(images.device.type, enabled=False):  # as in training: the last layer in float32
+        return functional.softmax(member[-1](features.float()), dim=1)
