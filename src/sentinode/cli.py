@@ -395,6 +395,26 @@ def study_table(
     _show_study(tabulate(folder), folder, as_json=as_json)
 
 
+@study_app.command("curve", epilog="Example: sentinode study curve study.toml --out curve")
+def study_curve(
+    plan: Annotated[Path, _path_argument(help="The plan, a TOML file; [curve] says at which sizes.")],
+    *,
+    out: Annotated[Path, _path_option(help="The folder of the curve; the same one goes on after an interruption.")],
+    as_json: AsJson = False,
+) -> None:
+    """Train on fewer and fewer patients and patches, and say what twice as many would bring."""
+    from sentinode.terminal import print_curve, print_json, study_progress
+    from sentinode.workflows.studying import run_curve_from
+
+    with study_progress() as listen:
+        table = run_curve_from(plan, out, listen)
+    if as_json:
+        print_json(table.to_json())
+    else:
+        print_curve(table, out)
+    raise typer.Exit(code=int(not table.complete))
+
+
 def _show_study(table: "StudyTable", folder: Path, *, as_json: bool) -> None:
     from sentinode.terminal import print_json, print_study
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from sentinode.data.leakage import LeakageFinding
     from sentinode.models.bundle import Value
+    from sentinode.study.curve import CurveTable
     from sentinode.study.events import Listener, StudyEvent
     from sentinode.study.table import StudyTable
     from sentinode.workflows.checking import CheckReport
@@ -30,6 +31,7 @@ __all__ = [
     "message_console",
     "prediction_progress",
     "print_check",
+    "print_curve",
     "print_description",
     "print_evaluation",
     "print_json",
@@ -277,6 +279,29 @@ def print_study(table: "StudyTable", folder: Path) -> None:
     for part in render_terminal(table):
         out.print(part)
     say(f"the report: {folder / 'report.html'}")
+
+
+def print_curve(table: "CurveTable", folder: Path) -> None:
+    """Show learning curves, what twice the data would bring, and where the page lies.
+
+    Parameters
+    ----------
+    table : CurveTable
+        Of ``sentinode.workflows.studying.run_curve_from``.
+    folder : Path
+        Of the curve.
+    """
+    from sentinode.study.curve import curve_rows, in_words  # noqa: PLC0415 - imports pandas
+
+    out = console()
+    for axis in dict.fromkeys(axis for axis, _, _ in table.curves):
+        print_rows(*curve_rows(table, axis))
+        out.print()
+    for key, curve in table.curves.items():
+        out.print(in_words(key, curve), markup=False, soft_wrap=True)
+    for note in table.notes:
+        say(note)
+    say(f"the curves: {folder / 'learning-curve.html'}")
 
 
 def say(line: str) -> None:

@@ -70,7 +70,7 @@ def test_a_replicate_is_the_metric_of_patches_copied_as_their_patients_were_draw
     replicates = expected[1:][np.isfinite(expected[1:])]
     assert interval.n_replicates == len(replicates)
     assert interval.standard_error == pytest.approx(replicates.std(ddof=1), abs=1e-12)
-    tail = bootstrap._expanded_tail(0.95, interval.n_effective)
+    tail = bootstrap.expanded_tail(0.95, interval.n_effective)
     expected_ends = np.quantile(replicates, [tail, 1 - tail])
     assert (interval.low, interval.high) == pytest.approx(expected_ends, abs=1e-12)
 
@@ -182,10 +182,10 @@ def test_a_large_patient_lowers_the_effective_number():
 
 
 def test_fewer_patients_are_given_a_wider_interval_than_plain_percentiles():
-    tails = [bootstrap._expanded_tail(0.95, n) for n in (2, 5, 20, 10_000)]
+    tails = [bootstrap.expanded_tail(0.95, n) for n in (2, 5, 20, 10_000)]
     assert tails == sorted(tails)
     # By hand from the tables: t(0.975; 4) = 2.776, times sqrt(5/4) is 3.104, beyond which lies 0.00095 of a normal.
-    assert bootstrap._expanded_tail(0.95, 5) == pytest.approx(0.00095, abs=1e-5)
+    assert bootstrap.expanded_tail(0.95, 5) == pytest.approx(0.00095, abs=1e-5)
     assert tails[-1] == pytest.approx(0.025, rel=1e-3)
 
 
@@ -273,7 +273,7 @@ def test_the_band_is_that_of_curves_weighted_by_the_draws():
         values = [np.interp(grid, c.false_positive_rate, c.true_positive_rate) for c in curves]
         replicates.append(np.nanmean(values, axis=0))
     effective = bootstrap_patients(repeats, ["auc"], n=2)["auc", "pooled"].n_effective
-    tail = bootstrap._expanded_tail(0.95, effective)
+    tail = bootstrap.expanded_tail(0.95, effective)
     np.testing.assert_allclose(band.low, np.quantile(replicates, tail, axis=0))
     np.testing.assert_allclose(band.high, np.quantile(replicates, 1 - tail, axis=0))
 

@@ -22,7 +22,7 @@ from sentinode.errors import ExportError, LeakageError, ManifestError, PlanError
 from sentinode.seeds import stream
 from sentinode.storage import write_whole
 
-__all__ = ["ROLES", "Protocol", "Split", "make_splits", "read_splits", "write_splits"]
+__all__ = ["ROLES", "Protocol", "Split", "make_splits", "read_splits", "with_fewer_to_train_on", "write_splits"]
 
 ROLES = ("train", "stop", "calibrate", "certify", "test")
 """Train: weights. Stop: early stopping. Calibrate: thresholds. Certify: the promise. Test: opened once."""
@@ -204,6 +204,38 @@ class Split:
         """
         groups = manifest.groups[self.role(role)]
         return len(np.unique(groups[groups != ""]))
+
+
+def with_fewer_to_train_on(manifest: Manifest, split: Split, train: NDArray[np.int64]) -> Split:
+    """Take images out of the train part of a split; nobody gets another role.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        The one that the split was made for.
+    split : Split
+        The whole one.
+    train : (n,) int64
+        Positions that stay in train; all are among those of the split.
+
+    Returns
+    -------
+    Split
+        With a digest of its own, over the image ids; the whole train part gives the split's own digest.
+
+    Raises
+    ------
+    ValueError
+        If an image is not in the train part.
+    """
+    if not np.isin(train, split.train).all():
+        raise ValueError("images that are not in the train part cannot stay there")
+    role = np.full(len(manifest), -1)
+    for code, part in enumerate(ROLES):
+        role[split.role(part)] = code
+    role[split.train] = -1
+    role[train] = ROLES.index("train")
+    return _split(manifest, split.repeat, role)
 
 
 def make_splits(manifest: Manifest, protocol: Protocol, overlaps: Overlaps) -> tuple[Split, ...]:

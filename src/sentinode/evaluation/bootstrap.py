@@ -27,10 +27,13 @@ from sentinode.seeds import stream
 __all__ = [
     "Interval",
     "RepeatPredictions",
+    "Replicates",
     "RocBand",
     "Statistic",
     "bootstrap_difference",
     "bootstrap_patients",
+    "expanded_tail",
+    "replicate_patients",
     "roc_band",
 ]
 
@@ -238,6 +241,94 @@ def bootstrap_difference(
     }
 
 
+class Replicates(NamedTuple):
+    """A pooled metric in each repeat, as it is and with patients drawn anew.
+
+    Attributes
+    ----------
+    values : (r, 1 + n) float64
+        One row a repeat; the first column is the metric itself. NaN where a draw does not have it.
+    n_patients : int
+        That were tested in any repeat.
+    n_effective : float
+        What they are worth, as in `Interval`.
+    """
+
+    values: Floats
+    n_patients: int
+    n_effective: float
+
+
+def replicate_patients(
+    repeats: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]], metric: str, *, n: int = 2000, seed: int = 1
+) -> Replicates:
+    """Draw the patients anew and give a pooled metric of every repeat in every draw.
+
+    For statistics that are made of several such metrics: repeats of the same patients see the same draws with the same
+    seed, so that what they share cancels.
+
+    Parameters
+    ----------
+    repeats : sequence of RepeatPredictions
+        One a repeat.
+    metric : str
+        Key of `METRICS`.
+    n : int
+        Draws.
+    seed : int
+        As in `bootstrap_patients`.
+
+    Returns
+    -------
+    Replicates
+        One row a repeat.
+
+    Raises
+    ------
+    ValueError
+        As in `bootstrap_patients`.
+
+    Examples
+    --------
+    >>> truth, patient = [True, False] * 2, ["ann", "ann", "bo", "bo"]
+    >>> replicate_patients([(truth, [0.9, 0.2, 0.4, 0.6], patient)], "auc", n=3).values[:, 0].tolist()
+    [0.75]
+    """
+    # ValueError is that of the calls.
+    (name,) = _known([metric])
+    ids, draws = _draw(_owners(repeats), n, seed)
+    quotients = _compile(repeats, ids, (name,))[Statistic(name, "pooled")]
+    return Replicates(np.stack([one(draws) for one in quotients]), len(ids), _effective(quotients))
+
+
+def expanded_tail(level: float, n_patients: float) -> float:
+    """Tell which share of the replicates is cut off on each side, for few patients less than (1 - level) / 2.
+
+    Hesterberg 2015, as in `bootstrap_patients`.
+
+    Parameters
+    ----------
+    level : float
+        Of the interval.
+    n_patients : float
+        Effective number, above 1.
+
+    Returns
+    -------
+    float
+        A share.
+
+    Examples
+    --------
+    >>> round(expanded_tail(0.95, 10), 4), round(expanded_tail(0.95, 1000), 4)
+    (0.0086, 0.0248)
+    """
+    # Drawing n from n gives a spread that is too small by sqrt((n - 1)/n), and normal quantiles where t's are
+    # due: Hesterberg 2015 puts both right by cutting off Phi(-sqrt(n/(n-1)) t) on each side.
+    t = stats.t.ppf((1 + level) / 2, n_patients - 1)
+    return float(stats.norm.cdf(-np.sqrt(n_patients / (n_patients - 1)) * t))
+
+
 class RocBand(NamedTuple):
     """A mean ROC curve with a band, on a grid of false positive rates.
 
@@ -310,7 +401,7 @@ def roc_band(
     low, high = np.full(len(axis), np.nan), np.full(len(axis), np.nan)
     effective = _effective([_pooled("auc", *coded, len(ids)) for coded in _coded(repeats, ids)])
     if effective > 1 and np.isfinite(mean[1:]).any():
-        tail = _expanded_tail(level, effective)
+        tail = expanded_tail(level, effective)
         low, high = np.nanquantile(mean[1:], [tail, 1 - tail], axis=0)
     defined = sum(bool(np.isfinite(curve[0]).all()) for curve in curves)
     return RocBand(axis, mean[0], low, high, defined)
@@ -433,7 +524,7 @@ def _interval(
     low = high = standard_error = float("nan")
     if effective > 1 and len(finite) and len(replicates) > 1:
         standard_error = float(replicates.std(ddof=1))
-        tail = _expanded_tail(level, effective)
+        tail = expanded_tail(level, effective)
         low, high = (float(q) for q in np.quantile(replicates, [tail, 1 - tail]))
     return Interval(
         mean=float(average[0]),
@@ -448,13 +539,6 @@ def _interval(
         n_effective=effective,
         n_replicates=len(replicates),
     )
-
-
-def _expanded_tail(level: float, n_patients: float) -> float:
-    # Drawing n from n gives a spread that is too small by sqrt((n - 1)/n), and normal quantiles where t's are
-    # due: Hesterberg 2015 puts both right by cutting off Phi(-sqrt(n/(n-1)) t) on each side.
-    t = stats.t.ppf((1 + level) / 2, n_patients - 1)
-    return float(stats.norm.cdf(-np.sqrt(n_patients / (n_patients - 1)) * t))
 
 
 def _brought(repeats: Sequence[_Mean] | Sequence[_Difference]) -> Floats:

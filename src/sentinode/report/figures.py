@@ -14,16 +14,18 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter, ScalarFormatter
 from numpy.typing import NDArray
 
 from sentinode.errors import PlanError
+from sentinode.evaluation.learning_curve import LearningCurve
 
 __all__ = [
     "accuracy_per_repeat",
     "colours",
     "confusion_matrices",
     "differences",
+    "learning_curves",
     "pretraining_curves",
     "roc_curves",
     "time_against_accuracy",
@@ -357,6 +359,56 @@ def differences(comparisons: pd.DataFrame, reference: str, rope: float, label: s
     axes.set_yticks(range(len(names)), names[::-1])
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_xlabel(f"{label} minus that of {reference} (grey: practically equal)")
+    return figure
+
+
+def learning_curves(curves: Mapping[str, LearningCurve], *, unit: str, label: str, logarithmic: bool) -> Figure:
+    """Plot errors against the amount of training data, with the fitted power laws up to twice the data.
+
+    Parameters
+    ----------
+    curves : mapping of str to LearningCurve
+        Algorithm to its curve, in the order of the table.
+    unit : str
+        Of the horizontal axis, e.g. ``"patients to train on"``.
+    label : str
+        Of the vertical one, e.g. ``"1 - AUC"``.
+    logarithmic : bool
+        Whether both axes are.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Means with intervals, laws with bands; a dashed line where the measured part ends.
+    """
+    figure, axes = _canvas(width=5.6, height=4.0)
+    sizes: set[int] = set()
+    for name, colour in colours(list(curves)).items():
+        curve = curves[name]
+        values, low, high = np.array(curve.errors).T
+        bars = np.nan_to_num(np.maximum([values - low, high - values], 0.0))
+        axes.errorbar(curve.sizes, values, bars, color=colour, fmt="o", ms=5, capsize=3, lw=1.2, zorder=3)
+        axes.plot(curve.axis, curve.fitted, color=colour, lw=1.8, label=name)
+        axes.fill_between(curve.axis, curve.low, curve.high, color=colour, alpha=0.13, lw=0)
+        axes.axvline(float(curve.sizes[-1]), color="#888888", lw=1, ls="--")
+        sizes |= {*curve.sizes.tolist(), 2 * int(curve.sizes[-1])}
+    if logarithmic:
+        axes.set(xscale="log", yscale="log")
+        axes.set_xticks(sorted(sizes), [f"{size:,}" for size in sorted(sizes)])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_locator(NullLocator())
+        tops = [np.nanmax([curve.errors[0].high, curve.errors[0].value]) for curve in curves.values()]
+        floors = [min(float(curve.fitted.min()), *(one.value for one in curve.errors)) for curve in curves.values()]
+        axes.set_ylim(max(min(floors) / 2, 1e-3), 1.15 * max(tops))
+    else:
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.set_xlabel(unit)
+    axes.set_ylabel(label)
+    axes.grid(color="#EEEEEE")
+    axes.legend(frameon=False, fontsize=9)
     return figure
 
 

@@ -27,13 +27,13 @@ from sentinode.data.patches import PatchSource
 from sentinode.data.splits import Protocol, make_splits, read_splits
 from sentinode.errors import LeakageError, ManifestError, MissingExtra, ModelError, PlanError
 
-__all__ = ["Entry", "Plan", "Search", "parse_plan", "read_plan"]
+__all__ = ["Curve", "Entry", "Plan", "Search", "parse_plan", "read_plan"]
 
 REFERENCE = "paper-cnn"
 # Keys that say how splits are drawn; a file of frozen splits has said so already.
 DRAWING = ("protocol", "test", "stop", "unknown")
 # Keys that change nothing in the numbers, or that have a digest of their own (data, splits).
-NOT_IN_DIGEST = {"manifest", "splits", "on", "workers"}
+NOT_IN_DIGEST = {"manifest", "splits", "on", "workers", "curve"}
 
 # What messages call the kinds of Python, and the file's own names for them.
 _IN_TOML = {"tuple": "list", "valid dictionary": "table", "Path": "path"}
@@ -60,6 +60,32 @@ class Search(BaseModel):
 
     candidates: Annotated[Whole, Field(ge=1, le=1000)] = 1
     epochs: Annotated[Whole, Field(ge=1)] | None = None
+
+
+class Curve(BaseModel):
+    """What a learning curve is measured at; a study itself passes it over.
+
+    Parameters
+    ----------
+    points : int, default 5
+        Sizes on each curve, where they are not given: from the smallest that holds every class to all that there is,
+        each the same factor larger than the one before.
+    patients, patches : tuple of int, optional
+        Sizes of the training part, rising; an empty list draws no such curve.
+    """
+
+    model_config = _STRICT
+
+    points: Annotated[Whole, Field(ge=3, le=20)] = 5
+    patients: tuple[Annotated[Whole, Field(ge=1)], ...] | None = None
+    patches: tuple[Annotated[Whole, Field(ge=2)], ...] | None = None
+
+    @model_validator(mode="after")
+    def _require_rising(self) -> "Curve":
+        for sizes in (self.patients or (), self.patches or ()):
+            if list(sizes) != sorted(set(sizes)) or 0 < len(sizes) < 3:
+                raise ValueError("sizes must be three or more, each larger than the one before")
+        return self
 
 
 @dataclass(frozen=True)
@@ -110,6 +136,8 @@ class Plan(BaseModel):
         Half width of the region of practical equivalence, in units of the metric.
     search : Search
         The tuning budget.
+    curve : Curve
+        The sizes of a learning curve.
     on : {"processes", "serial"}
         Where trials run.
     workers : int
@@ -135,6 +163,7 @@ class Plan(BaseModel):
     alpha: Annotated[Share, Field(gt=0)] = 0.05
     rope: Share = 0.01
     search: Search = Search()
+    curve: Curve = Curve()
     on: Literal["processes", "serial"] = "processes"
     workers: Annotated[Whole, Field(ge=1)] = 1
     threads: Annotated[Whole, Field(ge=1)] | None = None
@@ -248,7 +277,8 @@ def _key_faults(values: Mapping[str, Any]) -> list[str]:
 def _in_words(where: tuple[str | int, ...], kind: str, message: str, value: object) -> str:
     key = ".".join(str(part) for part in where)
     if kind == "extra_forbidden":
-        known = Search.model_fields if where[0] == "search" else Plan.model_fields
+        tables = {"search": Search.model_fields, "curve": Curve.model_fields}
+        known = tables.get(str(where[0]), Plan.model_fields)
         return f"unknown key '{key}'{_nearest(str(where[-1]), known)}"
     if kind == "missing":
         return f"'{key}' is missing"

@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,7 @@ from sentinode.study.plan import DRAWING, Entry, Plan
 from sentinode.study.store import StudyResult, StudyStore, read_study
 from sentinode.study.trial import ROLES, Trial, TrialJob, run_trial
 
-__all__ = ["run_study"]
+__all__ = ["Prepared", "StudyData", "filled", "make_trial", "read_data", "run_study", "run_trials"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -104,28 +104,60 @@ def run_study(
     ExportError
         If there is no room or no permission in the folder.
     """
+    # The errors are those of the steps.
     listen = on_event or (lambda _event: None)
-    _LOG.info("plan %s: %s, %d repeats", plan.digest, ", ".join(plan.algorithms), plan.repeats)
-    for entry in plan.entries:
-        require_extra(entry.spec.name)  # told now, and not by the first trial
     store = StudyStore(Path(out).absolute())
     store.clean()
-    prepared = _prepare(plan, store, listen, source)
+    run_trials(plan, store, _prepare(plan, store, listen, source), listen)
+    return read_study(store.folder)
+
+
+def run_trials(plan: Plan, store: StudyStore, prepared: "Prepared", listen: Listener) -> None:
+    """Run the trials that a folder does not hold yet.
+
+    Parameters
+    ----------
+    plan : Plan
+        How many run at once, and where.
+    store : StudyStore
+        Where they are kept.
+    prepared : Prepared
+        The trials.
+    listen : callable
+        Receives every `StudyEvent`.
+
+    Raises
+    ------
+    MissingExtra
+        If an algorithm needs torch and it is not installed.
+    ExportError
+        If there is no room or no permission in the folder.
+    """
+    # Both are those of the trials.
     missing = [one for one in prepared.trials if not store.has(one[0].key)]
-    listen(StudyStarted(len(prepared.trials), len(prepared.trials) - len(missing)))
-    _LOG.info("%d trials, %d of them stored in %s", len(prepared.trials), len(prepared.trials) - len(missing), out)
+    n_stored = len(prepared.trials) - len(missing)
+    listen(StudyStarted(len(prepared.trials), n_stored))
+    _LOG.info("%d trials, %d of them stored in %s", len(prepared.trials), n_stored, store.folder)
     try:
         _run(plan, store, prepared, missing, listen)
     finally:
         store.clean()  # Ctrl-C ends the trials where they stand, in the middle of a write, too
-    return read_study(store.folder)
 
 
 @dataclass(frozen=True, eq=False)
-class _Prepared:
+class Prepared:
     """What the trials of a study share, and the trials, repeat by repeat.
 
     In that order a study that is stopped has all algorithms on the same splits.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        The images.
+    pixels : Path
+        ``.npy`` file of all of them.
+    trials : list of (Trial, Split)
+        What is to be done, on whom.
     """
 
     manifest: Manifest
@@ -155,8 +187,102 @@ class _Prepared:
         )
 
 
-def _prepare(plan: Plan, store: StudyStore, listen: Listener, source: str | None) -> _Prepared:
-    # Reads images, draws splits, checks them, and writes down what this study is.
+@dataclass(frozen=True, eq=False)
+class StudyData:
+    """The images of a plan, read, and its splits, checked.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        The images.
+    pixels : Path
+        ``.npy`` file of all of them.
+    protocol : Protocol
+        How the splits were drawn.
+    splits : tuple of Split
+        One a repeat.
+    findings : list of dict
+        How much each of them leaks: ``repeat, n_test, n_known, n_seen_patient, n_overlapping_pairs``.
+    source : str
+        Digest of the code of Sentinode.
+    libraries : dict of str to str
+        Their versions.
+    """
+
+    manifest: Manifest
+    pixels: Path
+    protocol: Protocol
+    splits: tuple[Split, ...]
+    findings: list[dict[str, Any]]
+    source: str
+    libraries: dict[str, str]
+
+    def facts(self, plan: Plan) -> dict[str, Any]:
+        """Tell what the trials of a plan are made of.
+
+        Parameters
+        ----------
+        plan : Plan
+            The one that the data was read for.
+
+        Returns
+        -------
+        dict
+            Digests, versions, classes, protocol, leakage: what JSON can hold.
+        """
+        return {
+            "version": __version__,
+            "source": self.source,
+            "libraries": self.libraries,
+            "workers": plan.workers,
+            "threads": _threads(plan),
+            "plan": plan.digest,
+            "data": self.manifest.digest,
+            "pixels": self.pixels.stem,
+            "splits": _digest_of(self.splits),
+            "classes": list(self.manifest.classes),
+            "n_images": len(self.manifest),
+            "n_unassigned": _n_unassigned(self.manifest, self.splits),
+            "provenance": asdict(self.manifest.provenance),
+            "protocol": asdict(self.protocol),
+            "leakage": self.findings,
+        }
+
+
+def read_data(plan: Plan, store: StudyStore, listen: Listener) -> StudyData:
+    """Read the images of a plan, draw its splits, and check them.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is asked for.
+    store : StudyStore
+        Where decoded images are kept.
+    listen : callable
+        Receives every `Preparing`.
+
+    Returns
+    -------
+    StudyData
+        What all trials of the plan share.
+
+    Raises
+    ------
+    ManifestError
+        If an image cannot be read.
+    PlanError
+        If the splits are impossible.
+    LeakageError
+        If a test image could be seen in training, unless the protocol is ``"random"``.
+    MissingExtra
+        If an algorithm needs torch and it is not installed.
+    ExportError
+        If there is no room or no permission in the folder.
+    """
+    # The errors are those of the steps.
+    _LOG.info("plan %s: %s, %d repeats", plan.digest, ", ".join(plan.algorithms), plan.repeats)
+    for entry in plan.entries:
+        require_extra(entry.spec.name)  # told now, and not by the first trial
     manifest = read_manifest(plan.manifest)
     pixels = cache_patches(manifest, store.folder / "cache", _progress(listen, "reading patches"))
     cache = Path(str(pixels.filename))
@@ -168,36 +294,26 @@ def _prepare(plan: Plan, store: StudyStore, listen: Listener, source: str | None
     for split in splits:
         _LOG.debug("split %d is %s", split.repeat, split.digest)
     findings = _checked(protocol, manifest, splits, overlaps)
-    code = _Code(source_digest(), versions())  # once: all trials of a run are of the same code
-    trials = [
-        (_trial(plan, entry, split, (manifest, cache), code), split) for split in splits for entry in plan.entries
-    ]
-    write_splits(store.folder / "splits.json", manifest, protocol, splits)
+    # The code once: all trials of a run are of the same.
+    return StudyData(manifest, cache, protocol, splits, findings, source_digest(), versions())
+
+
+def _prepare(plan: Plan, store: StudyStore, listen: Listener, source: str | None) -> Prepared:
+    # Reads the data, and writes down what this study is.
+    data = read_data(plan, store, listen)
+    trials = [(make_trial(plan, entry, split, data), split) for split in data.splits for entry in plan.entries]
+    write_splits(store.folder / "splits.json", data.manifest, data.protocol, data.splits)
     if source is not None:
         store.write_text("plan.toml", source)
-    store.write_json("plan.json", {**_filled(plan, protocol), "digest": plan.digest})
+    store.write_json("plan.json", {**filled(plan, data.protocol), "digest": plan.digest})
     store.write_json(
         "study.json",
         {
-            "version": __version__,
-            "source": code.source,
-            "libraries": code.libraries,
-            "workers": plan.workers,
-            "threads": _threads(plan),
-            "plan": plan.digest,
-            "data": manifest.digest,
-            "pixels": cache.stem,
-            "splits": _digest_of(splits),
-            "classes": list(manifest.classes),
-            "n_images": len(manifest),
-            "n_unassigned": _n_unassigned(manifest, splits),
-            "provenance": asdict(manifest.provenance),
-            "protocol": asdict(protocol),
-            "leakage": findings,
+            **data.facts(plan),
             "trials": [{"key": trial.key, "name": trial.name, "repeat": trial.repeat} for trial, _ in trials],
         },
     )
-    return _Prepared(manifest, cache, trials)
+    return Prepared(data.manifest, data.pixels, trials)
 
 
 def _progress(listen: Listener, what: str) -> Callable[[int, int], None]:
@@ -242,7 +358,21 @@ def _splits(plan: Plan, manifest: Manifest, overlaps: Overlaps) -> tuple[Protoco
     return replace(protocol, repeats=len(splits)), splits
 
 
-def _filled(plan: Plan, protocol: Protocol) -> dict[str, Any]:
+def filled(plan: Plan, protocol: Protocol) -> dict[str, Any]:
+    """Write down a plan with every default filled in.
+
+    Parameters
+    ----------
+    plan : Plan
+        As it was read.
+    protocol : Protocol
+        How its splits were drawn, which a file of frozen splits has settled.
+
+    Returns
+    -------
+    dict
+        What JSON can hold.
+    """
     # Frozen splits have settled how patients were drawn; the defaults of the plan would tell something else.
     drawn = asdict(protocol)
     return {**plan.model_dump(mode="json"), **{key: drawn["name" if key == "protocol" else key] for key in DRAWING}}
@@ -293,26 +423,38 @@ def _digest_of(splits: tuple[Split, ...]) -> str:
     return hashlib.sha256("".join(split.digest for split in splits).encode()).hexdigest()
 
 
-class _Code(NamedTuple):
-    source: str
-    libraries: dict[str, str]
+def make_trial(plan: Plan, entry: Entry, split: Split, data: StudyData) -> Trial:
+    """Say what one trial is, with everything that its numbers depend on.
 
+    Parameters
+    ----------
+    plan : Plan
+        Seed, tuning budget, threads.
+    entry : Entry
+        The algorithm.
+    split : Split
+        Who has which role.
+    data : StudyData
+        The images, and the code.
 
-def _trial(plan: Plan, entry: Entry, split: Split, data: tuple[Manifest, Path], code: _Code) -> Trial:
-    manifest, cache = data
+    Returns
+    -------
+    Trial
+        Its key is the digest of all of it.
+    """
     return Trial(
         name=entry.name,
         spec=entry.spec,
         repeat=split.repeat,
         seed=plan.seed,
         split=split.digest,
-        data=manifest.digest,
-        pixels=cache.stem,
+        data=data.manifest.digest,
+        pixels=data.pixels.stem,
         candidates=plan.search.candidates,
         search_epochs=plan.search.epochs,
         threads=_threads(plan),
-        source=code.source,
-        libraries=code.libraries,
+        source=data.source,
+        libraries=data.libraries,
     )
 
 
@@ -324,7 +466,7 @@ def _threads(plan: Plan) -> int:
 
 
 def _run(
-    plan: Plan, store: StudyStore, prepared: _Prepared, missing: list[tuple[Trial, Split]], listen: Listener
+    plan: Plan, store: StudyStore, prepared: Prepared, missing: list[tuple[Trial, Split]], listen: Listener
 ) -> None:
     by_key = {trial.key: trial for trial, _ in missing}
     clock = _Clock(dict(Counter(trial.name for trial, _ in missing)), plan.workers)
