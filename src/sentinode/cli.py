@@ -133,8 +133,8 @@ def doctor(*, as_json: AsJson = False) -> None:
     "import",
     epilog="Example: sentinode data import folder MY-IMAGES --patient-pattern '(P\\d+)_' --out manifest.csv",
 )
-def data_import(
-    layout: Annotated[str, typer.Argument(help="How the data lies on disk: folder, kaggle-pcam or pcam-h5.")],
+def data_import(  # noqa: PLR0913 - the options of a command
+    layout: Annotated[str, typer.Argument(help="How the data lies on disk: folder, kaggle-pcam, pcam-h5 or features.")],
     root: Annotated[Path, _path_argument(help="Its folder; nothing in it is changed.")],
     *,
     out: Annotated[Path, _path_option(help="The manifest to write, .csv or .parquet.")] = Path("manifest.csv"),
@@ -144,16 +144,35 @@ def data_import(
     patients: Annotated[
         Path | None, _path_option(help="folder: a CSV that says whose each image is (file, patient_id).")
     ] = None,
-    positive: Annotated[str | None, typer.Option(help="folder: the class that is looked for.")] = None,
+    positive: Annotated[str | None, typer.Option(help="folder, features: the class that is looked for.")] = None,
     mpp: Annotated[float | None, typer.Option(help="folder: micrometres per pixel, where known.")] = None,
+    labels: Annotated[
+        Path | None, _path_option(help="features: a CSV of the slides: slide_id, label, patient_id, site.")
+    ] = None,
+    annotations: Annotated[
+        Path | None, _path_option(help="features: a folder of drawings, by which single tiles are labelled.")
+    ] = None,
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="features: a drawn name and its class, e.g. Tumor=tumour.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a manifest: whose image is it, what does it show, where are its pixels."""
     from sentinode.terminal import print_json, print_manifest
     from sentinode.workflows.importing import import_data
+    from sentinode.workflows.tiling import parse_classes
 
     manifest = import_data(
-        layout, root, out, patient_pattern=patient_pattern, patients=patients, positive=positive, mpp=mpp
+        layout,
+        root,
+        out,
+        patient_pattern=patient_pattern,
+        patients=patients,
+        positive=positive,
+        mpp=mpp,
+        labels=labels,
+        annotations=annotations,
+        classes=parse_classes(classes) if classes else None,
     )
     if as_json:
         print_json({"manifest": str(out), "classes": list(manifest.classes), "images": len(manifest)})

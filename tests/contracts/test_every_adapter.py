@@ -47,7 +47,30 @@ def build_folder(root: Path) -> None:
         Image.fromarray(patch(number)).save(folder / f"i{number}.png")
 
 
-BUILDERS = {"kaggle-pcam": build_kaggle, "pcam-h5": build_h5, "folder": build_folder}
+def feature(number):
+    return stream(1, "adapter", number).normal(size=8).astype(np.float32)
+
+
+def build_features(root: Path) -> None:
+    for slide in range(6):
+        with h5py.File(root / f"s{slide}.h5", "w") as file:
+            file["features"] = feature(slide)[None]
+            file["coords"] = np.array([[0, 0]])
+    lines = [f"s{slide},p{slide // 2},{('normal', 'tumour')[slide % 2]}" for slide in range(6)]
+    (root / "labels.csv").write_text("slide_id,patient_id,label\n" + "\n".join(lines), encoding="utf-8")
+
+
+BUILDERS = {"features": build_features, "kaggle-pcam": build_kaggle, "pcam-h5": build_h5, "folder": build_folder}
+
+
+def bring_in(name, root):
+    """Import with what a layout cannot do without."""
+    return import_manifest(name, root, **({"labels": root / "labels.csv"} if name == "features" else {}))
+
+
+def shown(name):
+    """What the six rows of a layout hold."""
+    return [(feature(number)[None] if name == "features" else patch(number)).tobytes() for number in range(6)]
 
 
 @pytest.fixture(params=sorted(ADAPTERS))
@@ -60,7 +83,7 @@ def layout(request, tmp_path):
 
 def test_it_gives_a_manifest_with_two_classes_and_a_source(layout):
     name, root = layout
-    manifest = import_manifest(name, root)
+    manifest = bring_in(name, root)
     assert isinstance(manifest, Manifest)
     assert len(manifest) == 6
     assert set(manifest.frame["label"]) == set(manifest.classes)
@@ -71,23 +94,23 @@ def test_it_gives_a_manifest_with_two_classes_and_a_source(layout):
 
 def test_every_image_it_names_is_there_with_its_own_pixels(layout):
     name, root = layout
-    manifest = import_manifest(name, root)
+    manifest = bring_in(name, root)
     assert find_faults(manifest) == ()
-    drawn = {patch(number).tobytes() for number in range(6)}
+    drawn = set(shown(name))
     assert {pixels.tobytes() for pixels in PatchSource(manifest)} == drawn
 
 
 def test_labels_stand_at_the_right_images(layout):
     name, root = layout
-    manifest = import_manifest(name, root)
-    odd = {patch(number).tobytes() for number in (1, 3, 5)}
+    manifest = bring_in(name, root)
+    odd = set(shown(name)[1::2])
     for pixels, code in zip(PatchSource(manifest), manifest.codes, strict=True):
         assert (pixels.tobytes() in odd) == (code == 1)
 
 
 def test_it_survives_the_disk(layout, tmp_path):
     name, root = layout
-    manifest = import_manifest(name, root)
+    manifest = bring_in(name, root)
     write_manifest(manifest, tmp_path / "manifest.csv")
     assert read_manifest(tmp_path / "manifest.csv").digest == manifest.digest
     assert np.array_equal(PatchSource(read_manifest(tmp_path / "manifest.csv"))[:], PatchSource(manifest)[:])
@@ -95,7 +118,7 @@ def test_it_survives_the_disk(layout, tmp_path):
 
 def test_the_order_in_which_the_disk_lists_files_does_not_matter(layout, monkeypatch):
     name, root = layout
-    before = import_manifest(name, root).frame
+    before = bring_in(name, root).frame
     listdir, scandir = os.listdir, os.scandir
 
     class Backwards:
@@ -117,13 +140,13 @@ def test_the_order_in_which_the_disk_lists_files_does_not_matter(layout, monkeyp
 
     monkeypatch.setattr(os, "listdir", lambda *given: listdir(*given)[::-1])
     monkeypatch.setattr(os, "scandir", Backwards)
-    assert import_manifest(name, root).frame.equals(before)
+    assert bring_in(name, root).frame.equals(before)
 
 
 def test_it_changes_nothing_in_the_folder(layout):
     name, root = layout
     before = {file: file.stat().st_mtime_ns for file in root.rglob("*")}
-    import_manifest(name, root)
+    bring_in(name, root)
     assert {file: file.stat().st_mtime_ns for file in root.rglob("*")} == before
 
 

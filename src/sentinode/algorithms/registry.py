@@ -45,6 +45,9 @@ ALGORITHMS: Mapping[str, str] = MappingProxyType({
     "template-matching": "sentinode.algorithms.template_matching:TemplateMatching",
     "kernel-svm": "sentinode.algorithms.kernel_svm:KernelSVM",
     "majority": "sentinode.algorithms.majority:Majority",
+    "logistic-head": "sentinode.algorithms.logistic_head:LogisticHead",
+    "mlp-head": "sentinode.algorithms.mlp_head:MLPHead",
+    "svm-head": "sentinode.algorithms.svm_head:SVMHead",
 })
 """Name in a plan -> ``"module:Class"``."""
 
@@ -151,7 +154,7 @@ def algorithm_class(name: str) -> type[Algorithm]:
     >>> algorithm_class("kernel-swm")
     Traceback (most recent call last):
     sentinode.errors.PlanError: there is no algorithm 'kernel-swm'; did you mean 'kernel-svm'?
-    Known are: paper-cnn, dbn, naive-bayes, template-matching, kernel-svm, majority
+    Known are: imagenet-cnn, best, paper-cnn, dbn, ...majority, logistic-head, mlp-head, svm-head
     """
     if name not in ALGORITHMS:
         raise PlanError(f"there is no algorithm '{name}'{_nearest(name, ALGORITHMS)}")

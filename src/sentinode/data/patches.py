@@ -14,6 +14,9 @@ Every patch comes out as (h, w, 3) uint8 RGB by these rules, and what had to be 
 
 A file is bounded before it is decoded: ``MAX_PIXELS`` pixels, ``MAX_BYTES`` bytes.
 
+A row of an HDF5 array of features (``features`` or ``feats``, (n, d) floats) comes out as (1, d) float32, and what is
+said here of (h, w, 3) uint8 holds for it, too.
+
 Where the rows of a manifest are boxes of slides (``Manifest.tile_px``), a patch is what ``Slide.read_pixels`` gives
 there: nothing has to be cut to disk.
 """
@@ -46,6 +49,7 @@ from sentinode.slides.slide import Slide, open_slide
 from sentinode.storage import temporary_name
 
 __all__ = [
+    "FEATURES",
     "MAX_BYTES",
     "MAX_PIXELS",
     "PatchFault",
@@ -59,6 +63,9 @@ __all__ = [
 
 MAX_PIXELS = 4096 * 4096
 """A patch with more pixels is refused before it is decoded: it is a slide, or a bomb."""
+
+FEATURES = ("features", "feats")
+"""What an array of features is called: by TRIDENT and CLAM, and by STAMP."""
 
 MAX_BYTES = 8 * MAX_PIXELS
 """A larger file is refused before it is read."""
@@ -327,17 +334,17 @@ class PatchReader:
             raise ManifestError(f"{path}: leads out of the root folder {self._root}; copy the image into it")
         return file
 
-    def _array_row(self, file: str, row: int) -> NDArray[np.uint8]:
+    def _array_row(self, file: str, row: int) -> NDArray[Any]:
         if file not in self._arrays:
             self._arrays[file] = _open_array(self._inside(file), file)
         array = self._arrays[file]
         if row >= array.shape[0]:
             raise ManifestError(f"{file}#{row}: the array has {array.shape[0]} images, counted from 0")
         try:
-            pixels: NDArray[np.uint8] = array[row]
+            pixels: NDArray[Any] = array[row]
         except (OSError, RuntimeError) as error:
             raise ManifestError(f"{file}#{row}: is damaged ({error})") from error
-        return pixels
+        return _features(pixels, f"{file}#{row}") if array.ndim == 2 else pixels
 
 
 class PatchSource:
@@ -366,6 +373,7 @@ class PatchSource:
     def __init__(self, manifest: Manifest, shape: tuple[int, int] | None = None) -> None:
         self.manifest = manifest
         self._shape = shape
+        self._first: NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -374,10 +382,21 @@ class PatchSource:
     def shape(self) -> tuple[int, int]:
         """Height and width of every patch in px."""
         if self._shape is None:
-            with PatchReader(self.manifest.root) as reader:
-                first = _read_row(reader, self.manifest, 0)[0]
-            self._shape = first.pixels.shape[:2]
+            self._shape = self.first.shape[:2]
         return self._shape
+
+    @property
+    def first(self) -> NDArray[Any]:
+        """The first patch, (h, w, 3) uint8, or its features, (1, d) float32: the others are of its kind."""
+        if self._first is None:
+            with PatchReader(self.manifest.root) as reader:
+                self._first = _read_row(reader, self.manifest, 0)[0].pixels
+        return self._first
+
+    @property
+    def has_features(self) -> bool:
+        """Whether the rows are features of an encoder, and no images."""
+        return self.first.ndim == 2
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         with PatchReader(self.manifest.root) as reader:
@@ -409,7 +428,10 @@ class PatchSource:
         with PatchReader(self.manifest.root) as reader:
             if positions.ndim == 0:
                 return self._read(reader, int(positions))
-            pixels = np.empty((len(positions), *self.shape, 3), dtype=np.uint8)
+            if self._first is None:  # by the same reader: an array file is opened once
+                self._first = _read_row(reader, self.manifest, 0)[0].pixels
+            first = self._first
+            pixels = np.empty((len(positions), *self.shape, *first.shape[2:]), dtype=first.dtype)
             for target, position in zip(pixels, positions.tolist(), strict=True):
                 target[:] = self._read(reader, position)
         return pixels
@@ -439,7 +461,7 @@ def cache_patches(manifest: Manifest, folder: Path | str, on_progress: Progress 
     Returns
     -------
     numpy.memmap
-        (n, h, w, 3) uint8, read-only, in the order of the rows.
+        (n, h, w, 3) uint8, or (n, 1, d) float32 of features; read-only, in the order of the rows.
 
     Raises
     ------
@@ -455,10 +477,10 @@ def cache_patches(manifest: Manifest, folder: Path | str, on_progress: Progress 
             on_progress(len(manifest), len(manifest))
         return known
     source = PatchSource(manifest)
-    shape = (len(manifest), *source.shape, 3)
+    shape = (len(manifest), *source.first.shape)
     temporary = temporary_name(folder / f"{_cache_stem(manifest)}.npy")  # its content is part of its name
     try:
-        _make_room(folder, int(np.prod(shape)))
+        _make_room(folder, int(np.prod(shape)) * source.first.itemsize)
         content = _write_cache(temporary, source, on_progress)
         path = folder / f"{_cache_stem(manifest)}-{content}.npy"
         temporary.replace(path)
@@ -637,16 +659,30 @@ def _open_array(file: str, name: str) -> h5py.Dataset:
         raise ManifestError(f"{name}: there is no such file") from error
     except OSError as error:
         raise ManifestError(f"{name}: is not an HDF5 file, or is damaged ({_reason(error)})") from error
+    for key in FEATURES:
+        if isinstance(opened.get(key), h5py.Dataset) and opened[key].ndim == 2 and opened[key].dtype.kind == "f":
+            return opened[key]
     arrays = [item for item in opened.values() if isinstance(item, h5py.Dataset) and item.ndim == 4]
     if len(arrays) != 1 or arrays[0].shape[3] != 3 or arrays[0].dtype != np.uint8:
         found = ", ".join(f"{item.name[1:]} {item.shape} {item.dtype}" for item in arrays) or "none"
         opened.close()
-        raise ManifestError(f"{name}: needs one array (n, h, w, 3) of uint8 at its top; it has {found}")
+        raise ManifestError(
+            f"{name}: needs one array (n, h, w, 3) of uint8 at its top, or features (n, d) of floats called "
+            f"{' or '.join(FEATURES)}; it has {found}"
+        )
     if arrays[0].shape[1] * arrays[0].shape[2] > MAX_PIXELS:
         height, width = arrays[0].shape[1:3]
         opened.close()
         _check_bounds(width, height, name)
     return arrays[0]
+
+
+def _features(row: NDArray[Any], name: str) -> NDArray[np.float32]:
+    # (d,) of any float -> (1, d): a row of numbers has a height and a width as an image has.
+    features = np.asarray(row, dtype=np.float32)[None]
+    if not np.isfinite(features).all():
+        raise ManifestError(f"{name}: has features that are no finite numbers; run the encoder again, in float32")
+    return features
 
 
 # --- rows of a manifest -------------------------------------------------------------------------------------
@@ -745,8 +781,8 @@ def _write_cache(path: Path, source: PatchSource, on_progress: Progress | None) 
     # Returns the digest of what was decoded. Plain writes, not a memory map: a full disk is then an error
     # that can be reported, and not the end of the process.
     manifest, content = source.manifest, hashlib.sha256()
-    shape = (len(manifest), *source.shape, 3)
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    shape = (len(manifest), *source.first.shape)
+    header = {"descr": np.lib.format.dtype_to_descr(source.first.dtype), "fortran_order": False, "shape": shape}
     with path.open("wb") as file, PatchReader(manifest.root) as reader:
         np.lib.format.write_array_header_1_0(file, header)
         for position in range(len(manifest)):

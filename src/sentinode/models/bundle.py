@@ -175,6 +175,11 @@ class Bundle:
             If the images that it was trained on did not say, or are not square.
         """
         tile = self.facts.tile
+        if tile.height == 1:
+            raise ModelError(
+                f"{self.folder}: takes features of {tile.width} numbers, not slides; compute those of the slides with "
+                "the same encoder, import them, and use: sentinode evaluate"
+            )
         if tile.mpp is None:
             raise ModelError(
                 f"{self.folder}: was trained on images of unknown mpp, so nobody can say at which resolution slides "

@@ -198,6 +198,8 @@ def _discrimination(
 
 def _wrong(study: StudyResult, predictions: Mapping[str, Sequence[pd.DataFrame]]) -> Section:
     pixels, places = study.patches()
+    if pixels.ndim == 3:
+        return Section("What each one got most wrong", "The rows are features of an encoder: there is nothing to show.")
     galleries = []
     for name, repeats in predictions.items():
         frame = pd.concat(repeats)

@@ -26,6 +26,7 @@ from sentinode.data.overlaps import Overlaps
 from sentinode.data.patches import PatchSource
 from sentinode.data.splits import Protocol, make_splits, read_splits
 from sentinode.errors import LeakageError, ManifestError, MissingExtra, ModelError, PlanError
+from sentinode.models.encoder import read_encoder
 
 __all__ = ["Curve", "Entry", "Plan", "Search", "parse_plan", "read_plan"]
 
@@ -33,7 +34,7 @@ REFERENCE = "paper-cnn"
 # Keys that say how splits are drawn; a file of frozen splits has said so already.
 DRAWING = ("protocol", "test", "stop", "unknown")
 # Keys that change nothing in the numbers, or that have a digest of their own (data, splits).
-NOT_IN_DIGEST = {"manifest", "splits", "on", "workers", "curve"}
+NOT_IN_DIGEST = {"manifest", "splits", "encoder", "on", "workers", "curve"}
 
 # What messages call the kinds of Python, and the file's own names for them.
 _IN_TOML = {"tuple": "list", "valid dictionary": "table", "Path": "path"}
@@ -128,6 +129,8 @@ class Plan(BaseModel):
         What becomes of images whose patient is unknown.
     splits : Path, optional
         A file of frozen splits to use in place of drawing.
+    encoder : Path, optional
+        A TOML file that states a local encoder (`sentinode.models.encoder`): the algorithms are heads on its features.
     reference : str
         What the others are compared with: ``paper-cnn`` where it is listed, else the first.
     alpha : float
@@ -159,6 +162,7 @@ class Plan(BaseModel):
     stop: Share = 0.15
     unknown: Literal["leave-out", "train"] = "leave-out"
     splits: Path | None = None
+    encoder: Path | None = None
     reference: str
     alpha: Annotated[Share, Field(gt=0)] = 0.05
     rope: Share = 0.01
@@ -253,7 +257,7 @@ def parse_plan(values: Mapping[str, Any], folder: Path, name: str = "the plan") 
       algorithms: there is no 'dbm'; did you mean 'dbn'?
     """
     located = {**values}
-    for key in ("manifest", "splits"):
+    for key in ("manifest", "splits", "encoder"):
         if isinstance(located.get(key), str | Path):
             located[key] = (folder / located[key]).absolute()
     checks = (_key_faults, _file_faults, _name_faults, _share_faults, _setting_faults, _data_faults)
@@ -296,7 +300,7 @@ def _shortly(value: object) -> str:
 def _file_faults(values: Mapping[str, Any]) -> list[str]:
     return [
         f"{key}: there is no file {values[key]}"
-        for key in ("manifest", "splits")
+        for key in ("manifest", "splits", "encoder")
         if isinstance(values.get(key), Path) and not values[key].is_file()
     ]
 
@@ -400,10 +404,38 @@ def _data_faults(values: Mapping[str, Any]) -> list[str]:
         return []
     try:
         manifest = read_manifest(values["manifest"])
-        size = PatchSource(manifest).shape
+        source = PatchSource(manifest)
+        kind = _feature_faults(values, manifest, source)
     except ManifestError as error:
         return [f"manifest: {error}"]
-    return [*_split_faults(values, manifest), *_network_faults(values, size)]
+    return [*_split_faults(values, manifest), *(kind or _network_faults(values, source.shape))]
+
+
+def _feature_faults(values: Mapping[str, Any], manifest: Manifest, source: PatchSource) -> list[str]:
+    encoder = values.get("encoder")
+    if encoder is None:
+        return _image_faults(values, "the manifest has features") if source.has_features else []
+    if source.has_features:
+        return ["encoder: the manifest has features already; leave it out"]
+    faults = _image_faults(values, "an encoder is asked for")
+    if isinstance(encoder, Path) and encoder.is_file():
+        try:
+            read_encoder(encoder)
+        except PlanError as error:
+            faults.append(f"encoder: {error}")
+    if manifest.frame["mpp"].isna().any():
+        faults.append("encoder: images without mpp cannot be brought to its own; import them with --mpp")
+    return faults
+
+
+def _image_faults(values: Mapping[str, Any], why: str) -> list[str]:
+    # Recipes that look at images cannot take features.
+    heads = [name for name in ALGORITHMS if name.endswith("-head")]
+    return [
+        f"algorithms: '{name}' looks at images, and {why}; take {', '.join(heads)}"
+        for name, spec in _entries(values).items()
+        if spec.name in ALGORITHMS and spec.name not in heads
+    ]
 
 
 def _split_faults(values: Mapping[str, Any], manifest: Manifest) -> list[str]:

@@ -29,6 +29,7 @@ from sentinode.data.patches import cache_patches
 from sentinode.data.splits import Protocol, Split, make_splits, read_splits, write_splits
 from sentinode.errors import ExportError, MissingExtra, PlanError
 from sentinode.execution import Failure, run_jobs
+from sentinode.models.encoder import read_encoder
 from sentinode.storage import whole_file
 from sentinode.study.events import Listener, Preparing, StudyStarted, TrialFailed, TrialFinished, TrialStarted
 from sentinode.study.measure import source_digest, versions
@@ -294,6 +295,8 @@ def read_data(plan: Plan, store: StudyStore, listen: Listener) -> StudyData:
     for split in splits:
         _LOG.debug("split %d is %s", split.repeat, split.digest)
     findings = _checked(protocol, manifest, splits, overlaps)
+    if plan.encoder is not None:
+        cache = _embedded(plan.encoder, manifest, cache, listen)
     # The code once: all trials of a run are of the same.
     return StudyData(manifest, cache, protocol, splits, findings, source_digest(), versions())
 
@@ -318,6 +321,24 @@ def _prepare(plan: Plan, store: StudyStore, listen: Listener, source: str | None
 
 def _progress(listen: Listener, what: str) -> Callable[[int, int], None]:
     return lambda done, total: listen(Preparing(what, done, total))
+
+
+def _embedded(encoder_file: Path, manifest: Manifest, cache: Path, listen: Listener) -> Path:
+    # Features of all patches, computed once: what an encoder gives does not depend on who trains. Returns their file,
+    # named by the digests of pixels and encoder, which every trial carries as that of its pixels.
+    encoder = read_encoder(encoder_file)
+    kept = cache.with_name(f"{cache.stem}-{encoder.digest[:16]}.npy")
+    if not kept.exists():
+        pixels = np.load(cache, mmap_mode="r", allow_pickle=False)
+        mpp = manifest.frame["mpp"].to_numpy(dtype=np.float64)
+        features = encoder.embed(pixels, mpp.tolist(), _progress(listen, "computing features"))
+        try:
+            with whole_file(kept) as part, part.open("wb") as file:
+                np.save(file, features, allow_pickle=False)
+        except OSError as error:
+            raise ExportError(f"{kept}: cannot be written ({error.strerror or error}); make room") from error
+    _keep(manifest.frame[["image_id"]], kept.with_name(f"{kept.stem}-ids.parquet"))
+    return kept
 
 
 def _overlaps(store: StudyStore, cache: Path, pixels: NDArray[np.uint8], listen: Listener) -> Overlaps:

@@ -350,6 +350,8 @@ def _content(algorithm: Algorithm, size: tuple[int, int], work: Path) -> dict[st
 
 
 def _typicality(table: Manifest, pixels: NDArray[np.uint8], split: Split) -> dict[str, bytes]:
+    if pixels.ndim == 3:  # features have no colours
+        return {}
     # Of many images some, spread evenly: thousands say no more of the colours than two thousand.
     rows = split.train[np.unique(np.linspace(0, len(split.train) - 1, MOST_LOOKED_AT).astype(np.int64))]
     parts = [stain_statistics(np.asarray(pixels[part])) for part in np.array_split(rows, max(1, len(rows) // 64))]

@@ -13,6 +13,7 @@ ADAPTERS: dict[str, str] = {
     "kaggle-pcam": "sentinode.data.adapters.kaggle_pcam",
     "pcam-h5": "sentinode.data.adapters.pcam_h5",
     "folder": "sentinode.data.adapters.folder",
+    "features": "sentinode.data.adapters.features",
 }
 
 
