@@ -10,9 +10,10 @@ import importlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ __all__ = [
     "LevelReader",
     "OpenedFile",
     "Pixels",
+    "ReducingReader",
     "Slide",
     "SlideInfo",
     "fingerprint",
@@ -49,19 +51,22 @@ READERS: Mapping[str, str] = MappingProxyType({
 })
 """Reader -> where the function lies that opens a file with it. A new format is a module and a line here."""
 
-_OPENSLIDE_FIRST = ("openslide", "tiff")
-_TIFF_FIRST = ("openslide", "tiff", "image")
+_TIFF_FIRST = ("tiff", "openslide", "image")
 SUFFIXES: Mapping[str, tuple[str, ...]] = MappingProxyType({
-    **dict.fromkeys((".svs", ".ndpi", ".bif", ".scn", ".svslide"), _OPENSLIDE_FIRST),
+    ".svs": ("tiff", "openslide"),
+    **dict.fromkeys((".ndpi", ".bif", ".scn", ".svslide"), ("openslide", "tiff")),
     **dict.fromkeys((".mrxs", ".vms", ".vmu", ".czi", ".dcm"), ("openslide",)),
-    **dict.fromkeys((".ome.tif", ".ome.tiff"), ("tiff", "openslide", "image")),
-    **dict.fromkeys((".tif", ".tiff", ".btf"), _TIFF_FIRST),
+    **dict.fromkeys((".ome.tif", ".ome.tiff", ".tif", ".tiff", ".btf"), _TIFF_FIRST),
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp"), ("image",)),
 })
 """Suffix -> readers to try, in this order. A file of another suffix is tried with all of them."""
 
 MOST_PIXELS = 2**22
 """Stored pixels read at a time (12 MiB); of more, a picture is made in blocks, so that memory stays bounded."""
+
+FINER = 1.9
+"""How much finer than the result a reduced decoding must be, unless its pixels are cut where those of the result are:
+a pixel that lies across two of the result is shared out between them, and what was in which part of it is lost."""
 
 MOST_SIDE, MOST_AREA = 2**22, 2**38
 """Pixels of the largest level: several times what scanners make, and less than what a damaged header may claim."""
@@ -76,6 +81,19 @@ class LevelReader(Protocol):
 
     def close(self) -> None:
         """Let the file go."""
+        ...
+
+
+@runtime_checkable
+class ReducingReader(LevelReader, Protocol):
+    """A reader that decodes what is wanted at a lower resolution for less: JPEG has that."""
+
+    def reductions(self, level: int) -> tuple[int, ...]:
+        """Say by what whole numbers a level can be reduced, in rising order."""
+        ...
+
+    def read_reduced(self, level: int, reduction: int, corner: tuple[int, int], size: Size) -> Pixels:
+        """Read a part of a level, in pixels of the reduced level; it lies within. (size.height, size.width, 3)."""
         ...
 
 
@@ -287,13 +305,14 @@ class Slide:
         self.close()
 
     def _resampled(self, level: int, window: tuple[float, float, float, float], pixels: Size) -> Pixels:
-        left, upper, right, lower = window
+        reduction = self._reduction(level, window, pixels)
+        left, upper, right, lower = (edge / reduction for edge in window)
         shrinks = right - left >= pixels.width and lower - upper >= pixels.height
         # Interpolation looks at the neighbours, so that no seam shows where two reads meet.
         margin = 0 if shrinks else 1
         x, y = math.floor(left) - margin, math.floor(upper) - margin
         end_x, end_y = math.ceil(right) + margin, math.ceil(lower) + margin
-        stored = self._stored(level, x, y, end_x - x, end_y - y)
+        stored = self._stored(level, reduction, (x, y, end_x - x, end_y - y))
         if stored.shape[:2] == pixels.shape and (right - left, lower - upper) == (pixels.width, pixels.height):
             return stored
         inner = (left - x, upper - y, right - x, lower - y)
@@ -302,16 +321,42 @@ class Slide:
         size = (pixels.width, pixels.height)
         return np.asarray(Image.fromarray(stored).resize(size, Image.Resampling.BILINEAR, box=inner))
 
-    def _stored(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
-        # A part of a level, white where it reaches beyond.
-        inside = Box.whole(self.info.levels[level]).cut(Box(x, y, width, height))
+    @cached_property
+    def _reducing(self) -> ReducingReader | None:
+        return self.reader if isinstance(self.reader, ReducingReader) else None
+
+    def _reduction(self, level: int, window: tuple[float, float, float, float], pixels: Size) -> int:
+        # The largest that gives what the level itself would give.
+        if self._reducing is None:
+            return 1
+        left, upper, right, lower = window
+        across, down = (right - left) / pixels.width, (lower - upper) / pixels.height
+        size = self.info.levels[level]
+        for one in reversed(self._reducing.reductions(level)):
+            # At the right and lower border a reduced pixel may reach beyond the level, where a tile holds anything.
+            within = right <= size.width // one * one and lower <= size.height // one * one
+            aligned = not any(number % one for number in (left, upper, across, down))
+            if within and (aligned or min(across, down) >= FINER * one):
+                return one
+        return 1
+
+    def _stored(self, level: int, reduction: int, part: tuple[int, int, int, int]) -> Pixels:
+        # x, y, width, height of a level that may be reduced; white where it reaches beyond.
+        x, y, width, height = part
+        size = self.info.levels[level]
+        inside = Box(0, 0, size.width // reduction, size.height // reduction).cut(Box(*part))
         if inside is not None and (inside.width, inside.height) == (width, height):
-            return self.reader.read_level(level, x, y, width, height)
-        part = np.full((height, width, 3), WHITE, dtype=np.uint8)
+            return self._read(level, reduction, inside)
+        pixels = np.full((height, width, 3), WHITE, dtype=np.uint8)
         if inside is not None:
-            stored = self.reader.read_level(level, inside.x, inside.y, inside.width, inside.height)
-            part[inside.y - y : inside.bottom - y, inside.x - x : inside.right - x] = stored
-        return part
+            stored = self._read(level, reduction, inside)
+            pixels[inside.y - y : inside.bottom - y, inside.x - x : inside.right - x] = stored
+        return pixels
+
+    def _read(self, level: int, reduction: int, inside: Box) -> Pixels:
+        if reduction > 1 and self._reducing is not None:
+            return self._reducing.read_reduced(level, reduction, (inside.x, inside.y), inside.size)
+        return self.reader.read_level(level, inside.x, inside.y, inside.width, inside.height)
 
 
 def open_slide(path: Path | str, wish: MppWish | None = None, *, reader: str | None = None) -> Slide:

@@ -1,8 +1,10 @@
 """Pyramidal TIFF without OpenSlide: plain pyramids, Aperio SVS and OME-TIFF, read straight from their tiles.
 
-tifffile parses the pages and decodes the tiles. Before it sees a file, the chain of its pages is walked here with
-bounds on everything that a damaged header could inflate, and before a tile is decoded, the size that it claims is
-compared with the size that it must have. So a damaged file costs a message and not the memory of the machine.
+tifffile parses the pages. Neighbouring tiles are read at once; JPEG is decoded by libjpeg-turbo, reduced where less
+is wanted (`sentinode.slides.jpeg`), everything else by tifffile, which is also the plain way for JPEG: what the quick
+one refuses, that one decides. Before tifffile sees a file, the chain of its pages is walked here with bounds on
+everything that a damaged header could inflate, and before a tile is decoded, the size that it claims is compared with
+the size that it must have. So a damaged file costs a message and not the memory of the machine.
 
 References
 ----------
@@ -12,6 +14,7 @@ TIFF Revision 6.0 (Adobe, 1992), https://www.itu.int/itudoc/itu-t/com16/tiff-fx/
 
 import logging
 import math
+import os
 import re
 import struct
 import threading
@@ -20,7 +23,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import tifffile
@@ -28,6 +31,7 @@ from numpy.typing import NDArray
 
 from sentinode.errors import SlideError
 from sentinode.geometry import Size
+from sentinode.slides.jpeg import REDUCTIONS, decode_jpeg, jpeg_frame, shrunk_by, whole_jpeg
 from sentinode.slides.slide import MOST_AREA, MOST_SIDE, WHITE, OpenedFile, Pixels
 
 __all__ = ["TiffReader", "open_tiff"]
@@ -37,6 +41,12 @@ CACHE_BYTES = 32 * 2**20
 
 MOST_SEGMENT_PIXELS = 2**25
 """Pixels of a tile or strip: 96 MiB decoded."""
+
+MOST_RUN = 4 * 2**20
+"""Bytes of neighbouring tiles that are read at once."""
+
+MOST_GAP = 2**12
+"""Bytes between two tiles that are read along rather than skipped: a page of the disk cache."""
 
 MOST_PAGES = 10_000
 MOST_VALUES = 2**22
@@ -69,6 +79,15 @@ POINTERS = (330, 34665, 34853, 40965)
 """Tags that point at further directories: SubIFDs, EXIF, GPS, interoperability."""
 
 NOT_TISSUE = re.compile(r"\b(label|macro|thumbnail|barcode)\b", re.IGNORECASE)
+
+# Their tiles overlap, their levels are padded, or their focal planes are among the pages.
+_OPENSLIDE_ONLY: Mapping[str, Callable[[tifffile.TiffFile], bool]] = {
+    "Ventana": lambda tiff: bool(tiff.is_bif),
+    "Hamamatsu": lambda tiff: bool(tiff.is_ndpi),
+    "Leica": lambda tiff: bool(tiff.is_scn),
+    "Philips": lambda tiff: bool(tiff.is_philips),
+    "Trestle": lambda tiff: str(tiff.pages.first.software).startswith("MedScan"),
+}
 
 # What tifffile, imagecodecs and numpy raise on damaged files.
 _FAULTS = (
@@ -110,23 +129,36 @@ class _Level:
     planes: tuple[_Plane, ...]
     photometric: int
     compression: int
+    quick: bool  # whether its tiles are colour JPEG, whose sides the reductions divide
+    is_rgb: bool  # of JPEG: whether the channels are red, green, blue
+
+    def blank(self) -> NDArray[np.uint8]:
+        # A tile that was left out, in the channels of one plane: white, or no ink, where 0 is white.
+        value = 0 if self.photometric == WHITE_IS_ZERO else WHITE
+        return np.full((*self.segment.shape, 1 if len(self.planes) == 3 else 3), value, dtype=np.uint8)
+
+
+class _Key(NamedTuple):
+    level: int
+    reduction: int
+    segment: int
 
 
 @dataclass(eq=False)
 class _TileCache:
     # The tiles used last, up to a number of bytes; a tile of more than that is kept until the next one.
-    tiles: OrderedDict[tuple[int, int], Pixels] = field(default_factory=OrderedDict)
+    tiles: OrderedDict[_Key, Pixels] = field(default_factory=OrderedDict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     n_bytes: int = 0
 
-    def get(self, key: tuple[int, int]) -> Pixels | None:
+    def get(self, key: _Key) -> Pixels | None:
         with self.lock:
             tile = self.tiles.get(key)
             if tile is not None:
                 self.tiles.move_to_end(key)
             return tile
 
-    def put(self, key: tuple[int, int], tile: Pixels) -> None:
+    def put(self, key: _Key, tile: Pixels) -> None:
         with self.lock:
             if key in self.tiles:
                 return
@@ -142,27 +174,46 @@ class _TileCache:
             self.n_bytes = 0
 
 
+class _Bytes:
+    # A file that many threads read at once. It closes itself when the last of them has let it go: to close it under a
+    # thread that reads could give that thread the bytes of another file.
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._position = threading.Lock()
+        self.n_bytes = os.fstat(self._descriptor).st_size
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+    def read(self, offset: int, count: int) -> bytes:
+        if hasattr(os, "pread"):
+            data = os.pread(self._descriptor, count, offset)
+        else:  # Windows
+            with self._position:
+                os.lseek(self._descriptor, offset, os.SEEK_SET)
+                data = os.read(self._descriptor, count)
+        if len(data) < count:
+            raise ValueError(f"the file ends {count - len(data)} bytes too soon")
+        return data
+
+
 class TiffReader:
     """Pixels of a pyramidal TIFF.
 
     Parameters
     ----------
     path : Path
-        For messages.
-    tiff : tifffile.TiffFile
-        Its open file; it is this reader's from now on.
+        Of the file, and for messages.
     levels : sequence of _Level
         What `open_tiff` found in it.
     """
 
-    def __init__(self, path: Path, tiff: tifffile.TiffFile, levels: Sequence[_Level]) -> None:
+    def __init__(self, path: Path, levels: Sequence[_Level]) -> None:
         self.path = path
-        self._tiff = tiff
         self._levels = tuple(levels)
-        self._n_bytes = path.stat().st_size
         self._cache = _TileCache()
-        self._file = threading.Lock()  # one position in the file, many threads
-        self._closed = False
+        self._bytes: _Bytes | None = _Bytes(path)
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         """Read a part of a level.
@@ -184,63 +235,116 @@ class TiffReader:
         SlideError
             If the reader is closed, or a tile cannot be read.
         """
-        # SlideError is that of _tile.
-        stored = self._levels[level]
-        part = np.full((height, width, 3), WHITE, dtype=np.uint8)
-        for row in range(y // stored.segment.height, -(-(y + height) // stored.segment.height)):
-            for column in range(x // stored.segment.width, -(-(x + width) // stored.segment.width)):
-                tile = self._tile(level, row * stored.across + column)
-                left, upper = column * stored.segment.width, row * stored.segment.height
+        # SlideError is that of _tiles.
+        return self.read_reduced(level, 1, (x, y), Size(width, height))
+
+    def reductions(self, level: int) -> tuple[int, ...]:
+        """Say by how much a level can be reduced while it is decoded.
+
+        Parameters
+        ----------
+        level : int
+            0 is the largest.
+
+        Returns
+        -------
+        tuple of int
+            Empty for what is not JPEG.
+        """
+        return REDUCTIONS if self._levels[level].quick else ()
+
+    def read_reduced(self, level: int, reduction: int, corner: tuple[int, int], size: Size) -> Pixels:
+        """Read a part of a level, reduced while it is decoded.
+
+        Parameters
+        ----------
+        level : int
+            0 is the largest.
+        reduction : int
+            1, or one that the level has.
+        corner : (x, y) int
+            Pixels of the reduced level.
+        size : Size
+            Pixels of the reduced level.
+
+        Returns
+        -------
+        (size.height, size.width, 3) uint8
+            Each pixel is, but for the rounding of the reduced transform, the mean of reduction x reduction pixels.
+
+        Raises
+        ------
+        SlideError
+            If the reader is closed, or a tile cannot be read.
+        """
+        # SlideError is that of _tiles.
+        (x, y), stored = corner, self._levels[level]
+        wide, high = stored.segment.width // reduction, stored.segment.height // reduction
+        part = np.full((*size.shape, 3), WHITE, dtype=np.uint8)
+        columns = range(x // wide, -(-(x + size.width) // wide))
+        for row in range(y // high, -(-(y + size.height) // high)):
+            tiles = self._tiles([_Key(level, reduction, row * stored.across + column) for column in columns])
+            for column, tile in zip(columns, tiles, strict=True):
+                left, upper = column * wide, row * high
                 x0, y0 = max(left, x), max(upper, y)
-                x1, y1 = min(left + tile.shape[1], x + width), min(upper + tile.shape[0], y + height)
+                x1, y1 = min(left + tile.shape[1], x + size.width), min(upper + tile.shape[0], y + size.height)
                 if x1 > x0 and y1 > y0:
                     part[y0 - y : y1 - y, x0 - x : x1 - x] = tile[y0 - upper : y1 - upper, x0 - left : x1 - left]
         return part
 
     def close(self) -> None:
-        """Let the file go."""
-        with self._file:
-            self._closed = True
-            self._tiff.close()
+        """Let the file go, when no thread reads it any more."""
+        self._bytes = None
         self._cache.clear()
 
-    def _tile(self, level: int, index: int) -> Pixels:
-        if self._closed:
+    def _tiles(self, keys: Sequence[_Key]) -> list[Pixels]:
+        # Neighbours in a row: what is not in the cache is read at once.
+        file = self._bytes
+        if file is None:
             raise SlideError(f"{self.path}: is closed; open it again")
-        tile = self._cache.get((level, index))
-        if tile is None:
-            stored = self._levels[level]
-            try:
-                channels = [self._channels(stored, plane, plane.first + index) for plane in stored.planes]
-                tile = _rgb(np.concatenate(channels, axis=2), stored)
-            except _FAULTS as error:
-                raise SlideError(
-                    f"{self.path}: tile {index} of level {level} cannot be read ({_one_line(error)}); "
-                    "copy it anew, it is damaged"
-                ) from error
-            self._cache.put((level, index), tile)
-        return tile
+        found = {key: tile for key in keys if (tile := self._cache.get(key)) is not None}
+        missing = [key for key in keys if key not in found]
+        if missing:
+            stored = self._levels[missing[0].level]
+            planes = [self._segments(file, plane, missing, stored) for plane in stored.planes]
+            for key, *parts in zip(missing, *planes, strict=True):
+                found[key] = self._decoded(key, parts)
+                self._cache.put(key, found[key])
+        return [found[key] for key in keys]
 
-    def _channels(self, stored: _Level, plane: _Plane, index: int) -> NDArray[np.uint8]:
-        # (h, w, channels) of a tile; white (or no ink, where 0 is white) where it is left out.
-        offset, count = plane.offsets[index], plane.counts[index]
-        if count == 0:
-            blank = 0 if stored.photometric == WHITE_IS_ZERO else WHITE
-            n_channels = 1 if len(stored.planes) == 3 else 3
-            return np.full((*stored.segment.shape, n_channels), blank, dtype=np.uint8)
-        if offset + count > self._n_bytes or count > 8 * stored.segment.area + 2**20:
-            raise ValueError(f"{count} bytes at {offset} of a file of {self._n_bytes}")
-        with self._file:
-            if self._closed:
-                raise SlideError(f"{self.path}: is closed; open it again")
-            self._tiff.filehandle.seek(offset)
-            data = self._tiff.filehandle.read(count)
-        _require_size(data, stored)
-        decoded, _, _ = plane.decode(data, index, jpegtables=plane.tables)
-        if decoded is None or decoded.ndim != 4 or decoded.dtype != np.uint8:
-            raise ValueError("it does not hold 8-bit pixels")
-        channels: NDArray[np.uint8] = decoded[0]
-        return channels
+    def _segments(self, file: _Bytes, plane: _Plane, keys: Sequence[_Key], stored: _Level) -> list[bytes]:
+        # What is stored of each, b"" of a tile that is left out.
+        places = [(plane.offsets[plane.first + key.segment], plane.counts[plane.first + key.segment]) for key in keys]
+        for key, (offset, count) in zip(keys, places, strict=True):
+            if count and (offset + count > file.n_bytes or count > 8 * stored.segment.area + 2**20):
+                raise self._damaged(key, ValueError(f"{count} bytes at {offset} of a file of {file.n_bytes}"))
+        segments: list[bytes] = []
+        for run in _runs(places):
+            begin, end = run[0][0], run[-1][0] + run[-1][1]
+            try:
+                data = file.read(begin, end - begin)
+            except _FAULTS as error:
+                raise self._damaged(keys[len(segments)], error) from error
+            segments += [data[offset - begin : offset - begin + count] for offset, count in run]
+        return segments
+
+    def _decoded(self, key: _Key, parts: Sequence[bytes]) -> Pixels:
+        stored = self._levels[key.level]
+        try:
+            if stored.quick and parts[0]:
+                return _quickly(parts[0], stored, key)
+            channels = [
+                _channels(data, stored, plane, key.segment) for data, plane in zip(parts, stored.planes, strict=True)
+            ]
+            return shrunk_by(key.reduction, _rgb(np.concatenate(channels, axis=2), stored))
+        except _FAULTS as error:
+            raise self._damaged(key, error) from error
+
+    def _damaged(self, key: _Key, error: BaseException) -> SlideError:
+        return SlideError(
+            f"{self.path}: tile {key.segment} of level {key.level} cannot be read ({_one_line(error)}); "
+            "copy it anew, it is damaged"
+        )
 
 
 def open_tiff(path: Path) -> OpenedFile:
@@ -274,17 +378,15 @@ def open_tiff(path: Path) -> OpenedFile:
     try:
         return _opened(path, tiff)
     except _FAULTS as error:
-        tiff.close()
         raise SlideError(f"{path}: cannot be read as TIFF ({_one_line(error)}); copy it anew") from error
-    except SlideError:
-        tiff.close()
-        raise
+    finally:
+        tiff.close()  # the tiles are read without it
 
 
 def _opened(path: Path, tiff: tifffile.TiffFile) -> OpenedFile:
-    for vendor in ("bif", "ndpi", "scn"):
-        if getattr(tiff, f"is_{vendor}"):
-            raise SlideError(f"{path}: is a {vendor.upper()} file, which only OpenSlide reads; copy it anew")
+    for vendor, reads_only in _OPENSLIDE_ONLY.items():
+        if reads_only(tiff):
+            raise SlideError(f"{path}: is a {vendor} file, which only OpenSlide reads; copy it anew")
     ome = _ome_pixels(tiff)
     groups = _ome_levels(path, tiff, ome) if ome else [(page,) for page in _pyramid(tiff)]
     for group in groups:
@@ -294,8 +396,11 @@ def _opened(path: Path, tiff: tifffile.TiffFile) -> OpenedFile:
     first = groups[0][0]
     text = str(first.description)
     aperio = dict(re.findall(r"\|\s*(\w+)\s*=\s*([^|\r\n]+)", text)) if text.startswith("Aperio") else {}
+    if aperio and any(0 in page.databytecounts for group in groups for page in group):
+        # A fault of some scanners: what lies below is wrong as well, and OpenSlide makes it anew from above.
+        raise SlideError(f"{path}: is an Aperio file with missing tiles, which only OpenSlide reads; copy it anew")
     return OpenedFile(
-        reader=TiffReader(path, tiff, levels),
+        reader=TiffReader(path, levels),
         levels=tuple(level.size for level in levels),
         mpp=_mpp(first, aperio, ome),
         objective=_positive(aperio.get("AppMag")),
@@ -517,16 +622,61 @@ def _level(group: Sequence[tifffile.TiffPage]) -> _Level:
         for sample in range(page.samplesperpixel if page.planarconfig == 2 else 1)
     )
     size = Size(first.imagewidth, first.imagelength)
-    return _Level(size, segment, across, planes, int(first.photometric), int(first.compression))
+    quick = (
+        first.compression == 7
+        and first.photometric in {RGB, YCBCR}
+        and first.samplesperpixel == 3
+        and len(planes) == 1
+        and not (segment.width % max(REDUCTIONS) or segment.height % max(REDUCTIONS))
+    )
+    # As tifffile has it: what says that it is JFIF is YCbCr, whatever the page says.
+    is_rgb = first.photometric == RGB and not first.is_jfif
+    return _Level(size, segment, across, planes, int(first.photometric), int(first.compression), quick, is_rgb)
 
 
 # --- tiles --------------------------------------------------------------------------------------------------
 
 
+def _runs(places: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    # Places (offset, bytes) in groups that lie next to one another in the file, and are worth one read.
+    run: list[tuple[int, int]] = []
+    for offset, count in places:
+        if run:
+            gap, length = offset - run[-1][0] - run[-1][1], offset + count - run[0][0]
+            if not (count and run[-1][1] and 0 <= gap <= MOST_GAP and length <= MOST_RUN):
+                yield run
+                run = []
+        run.append((offset, count))
+    yield run
+
+
+def _quickly(data: bytes, stored: _Level, key: _Key) -> Pixels:
+    # What libjpeg-turbo finds fault with, the plain way decides.
+    _require_size(data, stored)
+    plane, frame = stored.planes[0], jpeg_frame(data)
+    try:
+        return decode_jpeg(whole_jpeg(data, frame, plane.tables, is_rgb=stored.is_rgb), frame, key.reduction)
+    except ValueError:
+        return shrunk_by(key.reduction, _rgb(_channels(data, stored, plane, key.segment), stored))
+
+
+def _channels(data: bytes, stored: _Level, plane: _Plane, index: int) -> NDArray[np.uint8]:
+    # (h, w, channels) of a tile, the plain way.
+    if not data:
+        return stored.blank()
+    _require_size(data, stored)
+    decoded, _, _ = plane.decode(data, plane.first + index, jpegtables=plane.tables)
+    if decoded is None or decoded.ndim != 4 or decoded.dtype != np.uint8:
+        raise ValueError("it does not hold 8-bit pixels")
+    channels: NDArray[np.uint8] = decoded[0]
+    return channels
+
+
 def _require_size(data: bytes, stored: _Level) -> None:
     # What JPEG and JPEG 2000 say of their own size, before a decoder believes it.
     if stored.compression == 7:
-        width, height = _jpeg_size(data)
+        frame = jpeg_frame(data)
+        width, height = frame.width, frame.height
     elif stored.compression in JPEG_2000:
         width, height = _jpeg2000_size(data)
     elif COMPRESSIONS[stored.compression] == "deflate":
@@ -538,18 +688,6 @@ def _require_size(data: bytes, stored: _Level) -> None:
         return
     if width > stored.segment.width or height > stored.segment.height:
         raise ValueError(f"it claims {width} x {height} px, its place has {stored.segment.width}")
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    # ITU-T T.81, B.2.2: the frame header is marker C0 to CF but for C4, C8, CC; length, precision, height, width.
-    place = 2
-    while place + 9 <= len(data) and data[place] == 0xFF:
-        marker = data[place + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in {0xC4, 0xC8, 0xCC}:
-            height, width = struct.unpack(">HH", data[place + 5 : place + 9])
-            return width, height
-        place += 1 if marker == 0xFF else 2 + struct.unpack(">H", data[place + 2 : place + 4])[0]
-    raise ValueError("it is no JPEG with a frame")
 
 
 def _jpeg2000_size(data: bytes) -> tuple[int, int]:
