@@ -6,7 +6,9 @@ from PIL import Image
 from scipy import ndimage
 
 from sentinode.phantom.cohort import CohortPlan, draw_patch
+from sentinode.slides import quality
 from sentinode.slides.quality import quality_findings, tile_quality, usable
+from sentinode.slides.tissue import ink, optical_density
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,51 @@ def with_tissue(tiles) -> np.ndarray:
     return tiles[tile_quality(tiles, 1.0).empty < 0.5]
 
 
+def measured_one_by_one(tile, mpp) -> tuple[float, ...]:
+    """The oracle: one tile, every step with scipy, nothing left out; in the order of `TileQuality`."""
+    factor = max(1, min(round(quality.FINEST_MPP / mpp), *tile.shape[:2]))
+    height, width = (side // factor for side in tile.shape[:2])
+    blocks = tile[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
+    averaged, um = blocks.mean(axis=(1, 3), dtype=np.float32).round().astype(np.uint8), mpp * factor
+    density = optical_density(averaged, quality.GLASS).clip(0)
+    smooth = np.stack([ndimage.gaussian_filter(density[..., k], quality.INK_UM / um) for k in range(3)], axis=2)
+    black = (averaged.max(axis=2) < 25) & (ndimage.maximum_filter(averaged.max(axis=2), 5) < 40)
+    pen = np.logical_or.reduce(list(ink(smooth).values())) & ~black
+    mean = density.mean(axis=2)
+    fold = (ndimage.gaussian_filter(mean, quality.FOLD_UM / um) > quality.FOLD) & ~pen & ~black
+    empty = ndimage.gaussian_filter(mean, 2.0) <= 0.08
+    tissue = ~empty & ~pen & ~black
+    shares = [part.mean() for part in (pen, fold, black, empty)]
+    if not tissue.any():
+        return (0.0, *shares, np.nan)
+    details = [(mean - ndimage.gaussian_filter(mean, sigma)) ** 2 for sigma in (1.0, 4.0)]
+    sharpness = details[0][tissue].sum() / max(details[1][tissue].sum(), 1e-9)
+    fine, coarse = (ndimage.gaussian_filter(detail, quality.WINDOW_PX) for detail in details)
+    judged = tissue & (coarse > quality.CONTRAST)
+    return ((judged & (fine < quality.SHARP * coarse)).sum() / tissue.sum(), *shares, sharpness)
+
+
 class TestTiles:
+    @pytest.mark.parametrize("mpp", [0.2, 0.5, 1.0, 2.2])
+    def test_all_at_once_is_what_one_by_one_gives(self, clean, mpp):
+        marked = clean[:8].copy()
+        for tile, colour in zip(marked, [(35, 65, 170), (40, 130, 80), (210, 40, 50), (20, 20, 22)] * 2, strict=True):
+            tile[:, 30:62] = (tile[:, 30:62] * (np.array(colour) / 243)).astype(np.uint8)
+        dark = (clean[:4].astype(np.float32) ** 3 / 243**2).astype(np.uint8)
+        framed = clean[4:8].copy()
+        framed[:, :20] = 3
+        blank = np.full((2, *clean.shape[1:]), 240, np.uint8)
+        tiles = np.concatenate([clean, blurred(clean, 2), marked, dark, framed, blank])
+        found = tile_quality(tiles, mpp)
+        expected = np.array([measured_one_by_one(tile, mpp) for tile in tiles])
+        for name, column in zip(("blur", "pen", "fold", "black", "empty", "sharpness"), expected.T, strict=True):
+            # One pixel of a tile may fall on the other side of a limit by rounding.
+            np.testing.assert_allclose(getattr(found, name), column, atol=2 / 30**2, rtol=1e-4)
+        assert found.pen.max() > 0.1
+        assert found.black.max() > 0.1
+        assert found.fold.max() > 0.05
+        assert found.blur.max() > 0.3
+
     def test_real_patches_are_hardly_ever_flagged(self, real):
         flags = tile_quality(with_tissue(real), 1.0).flags
         assert np.mean([bool(of_tile) for of_tile in flags]) < 0.03
