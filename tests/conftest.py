@@ -1,6 +1,6 @@
 """What more than one test needs: the real patches where they lie, and small cohorts drawn from a seed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,14 @@ from sentinode.seeds import stream
 
 _SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 _PCAM = _SHARED / "pcam"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes what was measured on the machine of whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SENTINODE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -369,15 +369,22 @@ def predict(  # noqa: PLR0913 - the options of a command
     ] = False,
     overlap: Annotated[float, typer.Option(help="Share of its side that a tile shares with the next.")] = 0.0,
     check_quality: Annotated[bool, typer.Option(help="Leave out blurred, inked and folded tiles.")] = True,
+    precision: Annotated[
+        Literal["auto", "float32"], typer.Option(help="auto: bf16 where the CPU computes in it and stays close.")
+    ] = "auto",
+    profile: Annotated[bool, typer.Option("--profile", help="Say where the time went.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Recognise slides: a verdict, the fields to look at first, a heatmap, a report for each."""
-    from sentinode.terminal import prediction_progress, print_json, print_slides
+    from sentinode.terminal import prediction_progress, print_json, print_profile, print_slides
     from sentinode.workflows.predicting import PredictionWish, predict_slides
     from sentinode.workflows.slide_inputs import mpp_wish
 
     wish = PredictionWish(
-        mpp_wish(mpp, mpp_table, from_objective=mpp_from_objective), overlap=overlap, check_quality=check_quality
+        mpp_wish(mpp, mpp_table, from_objective=mpp_from_objective),
+        overlap=overlap,
+        check_quality=check_quality,
+        precision=precision,
     )
     with prediction_progress() as listen:
         run = predict_slides(inputs, model, out, wish, listen)
@@ -385,6 +392,8 @@ def predict(  # noqa: PLR0913 - the options of a command
         print_json({"slides": [dict(one) for one in run.results], "failures": dict(run.failures)})
     else:
         print_slides(run.results, run.failures, out)
+        if profile:
+            print_profile(run.results)
     raise typer.Exit(code=int(bool(run.failures)))
 
 

@@ -36,6 +36,7 @@ __all__ = [
     "print_evaluation",
     "print_json",
     "print_manifest",
+    "print_profile",
     "print_rows",
     "print_slides",
     "print_study",
@@ -177,6 +178,41 @@ def print_slides(results: "Sequence[Mapping[str, Any]]", failures: Mapping[str, 
     for reason in failures.values():
         say(f"failed: {reason}")
     say(f"open {out / 'index.html'}. Research use only")
+
+
+def print_profile(results: "Sequence[Mapping[str, Any]]") -> None:
+    """Say where the time of slides went.
+
+    Parameters
+    ----------
+    results : sequence of mapping
+        ``result.json`` of each slide; one without a profile was made by an earlier Sentinode.
+    """
+    steps = ("tissue", "tiles", "recognising", "waiting", "reading", "judging", "pictures", "writing")
+    known = [one for one in results if "profile" in one]
+    print_rows(
+        ("slide", *steps, "tiles/s"),
+        [
+            (
+                str(one["slide_id"]),
+                *(f"{one['profile'].get(step, 0):.2f}" for step in steps),
+                f"{one['tiles'] / max(one['profile']['tiles'], 1e-6):,.0f}",
+            )
+            for one in known
+        ],
+    )
+    say(
+        "seconds; tiles = recognising + waiting for reading; reading and judging are of the CPU, beside it; "
+        f"{_runtime(known)}"
+    )
+
+
+def _runtime(results: "Sequence[Mapping[str, Any]]") -> str:
+    return "; ".join(
+        sorted({
+            " ".join(str(one["runtime"].get(name, "")) for name in ("engine", "precision")).strip() for one in results
+        })
+    )
 
 
 def print_tiles(

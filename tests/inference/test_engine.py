@@ -1,6 +1,7 @@
 """Reading ahead and recognising: every tile once, in order, in bounded memory, and an error where one is."""
 
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from sentinode.errors import SlideError
 from sentinode.geometry import Size
 from sentinode.inference.engine import AHEAD, BATCH, recognise_tiles
+from sentinode.seeds import stream
 from sentinode.slides.slide import Slide, SlideInfo
 
 SIDE = 2000
@@ -78,6 +80,47 @@ def test_every_tile_gets_the_probability_of_its_place():
     assert (found.flag == "").all()
     assert told[-1] == (len(boxes), len(boxes))
     assert [done for done, _ in told] == sorted({done for done, _ in told})
+
+
+def test_the_order_of_the_boxes_does_not_matter():
+    boxes = grid()
+    shuffled = stream(1, "boxes").permutation(len(boxes))
+    found = [
+        recognise_tiles(slide_of(GreyRamp()), some, Size(10, 10), MeanRed(), n_classes=2).proba
+        for some in (boxes, boxes[shuffled])
+    ]
+    assert (found[0][shuffled] == found[1]).all()
+
+
+def test_neighbours_are_worked_on_together():
+    # Of a wide slide, a batch is a block: its tiles lie closer than a row of them would.
+    seen = []
+
+    class Watching(GreyRamp):
+        def read_level(self, level, x, y, width, height):
+            seen.append((x, y))
+            return super().read_level(level, x, y, width, height)
+
+    recognise_tiles(slide_of(Watching()), grid(), Size(10, 10), MeanRed(), n_classes=2, readers=1)
+    assert sorted(seen) == sorted((int(x), int(y)) for x, y, _, _ in grid())
+    extents = [np.ptp(seen[begin : begin + BATCH], axis=0).max() for begin in range(0, len(seen) - BATCH, BATCH)]
+    assert np.median(extents) < 20 * 20, "of 100 tiles in a row"
+
+
+def test_it_is_told_where_the_time_went():
+    class Slow(MeanRed):
+        def predict_proba(self, tiles):
+            time.sleep(0.02)
+            return super().predict_proba(tiles)
+
+    started = time.perf_counter()
+    judge = lambda tiles: np.where(tiles.astype(float).std(axis=(1, 2, 3)) < 0, "never", "")  # noqa: E731
+    spent = recognise_tiles(slide_of(GreyRamp()), grid()[:640], Size(10, 10), Slow(), n_classes=2, judge=judge).spent
+    by_the_clock = time.perf_counter() - started
+    assert spent.recognising >= 10 * 0.02
+    assert spent.waiting + spent.recognising <= by_the_clock
+    assert spent.reading > 0
+    assert spent.judging > 0
 
 
 def test_flagged_tiles_are_not_recognised():

@@ -1,9 +1,12 @@
-"""Recognising the tiles of a slide: threads read ahead while the CPU recognises, in memory that does not grow.
+"""Recognising the tiles of a slide: threads read and judge ahead while the CPU recognises, in bounded memory.
 
-Tiles come in batches of the grid's order, so that what is read together lies together on the slide. At any time at
-most `AHEAD` batches beyond the one being recognised are in memory, whatever the slide's size.
+Tiles are taken in square blocks, so that what a batch needs of the file lies together, whatever the slide's width: in
+rows across a wide slide, decoded tiles would be forgotten before the next row asks for them. At any time at most
+`AHEAD` batches beyond the one being recognised are in memory, whatever the slide's size.
 """
 
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,11 +15,12 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
 
 from sentinode.geometry import Box, Size
 from sentinode.slides.slide import Slide
 
-__all__ = ["Judge", "Recognised", "Recogniser", "recognise_tiles"]
+__all__ = ["Judge", "Recognised", "Recogniser", "Spent", "recognise_tiles"]
 
 BATCH = 64
 """Tiles that are read and recognised at a time: 1.7 MiB at 96 px."""
@@ -37,6 +41,24 @@ Judge = Callable[[NDArray[np.uint8]], NDArray[np.str_]]
 """(n, h, w, 3) uint8 -> (n,) str: why each tile is not to be recognised, ``""`` where it is."""
 
 
+@dataclass(frozen=True)
+class Spent:
+    """Where the time went, in seconds.
+
+    Parameters
+    ----------
+    reading, judging : float
+        Of the CPU, over all threads that read: beside the recognising, not before it.
+    recognising, waiting : float
+        By the clock: the recogniser at work, and the recogniser without a batch because reading was behind.
+    """
+
+    reading: float = 0.0
+    judging: float = 0.0
+    recognising: float = 0.0
+    waiting: float = 0.0
+
+
 @dataclass(frozen=True, eq=False)
 class Recognised:
     """What became of the tiles.
@@ -47,10 +69,13 @@ class Recognised:
         NaN in the rows of tiles that the judge left out.
     flag : (n,) str
         What the judge said.
+    spent : Spent
+        Where the time went.
     """
 
     proba: NDArray[np.float32]
     flag: NDArray[np.str_]
+    spent: Spent
 
 
 def recognise_tiles(
@@ -88,7 +113,7 @@ def recognise_tiles(
     Returns
     -------
     Recognised
-        In the order of the boxes.
+        In the order of the boxes, whatever the order of the work.
 
     Raises
     ------
@@ -98,34 +123,54 @@ def recognise_tiles(
     # SlideError comes out of the thread that read.
     proba = np.full((len(boxes), n_classes), np.nan, dtype=np.float32)
     flag = np.empty(len(boxes), dtype="U16")
-    done = 0
-    for batch in _read_ahead(slide, boxes, tile, judge, readers):
-        rows = slice(done, done + len(batch.pixels))
-        flag[rows] = batch.flag
-        clean = np.flatnonzero(batch.flag == "")
-        if len(clean):
-            proba[done + clean] = recogniser.predict_proba(batch.pixels[clean])
-        done = rows.stop
-        if on_progress is not None:
-            on_progress(done, len(boxes))
-    return Recognised(proba, flag)
+    reading = judging = recognising = waiting = 0.0
+    done, asked = 0, time.perf_counter()
+    # A thread that reads uses one core: libraries of linear algebra would start as many threads again in each.
+    with threadpool_limits(1, user_api="blas"):
+        for batch in _read_ahead(slide, boxes, tile, judge, readers):
+            came = time.perf_counter()
+            flag[batch.rows] = batch.flag
+            clean = batch.flag == ""
+            if clean.any():
+                pixels = batch.pixels if clean.all() else batch.pixels[clean]
+                proba[batch.rows[clean]] = recogniser.predict_proba(pixels)
+            waiting, reading, judging = waiting + came - asked, reading + batch.reading, judging + batch.judging
+            asked = time.perf_counter()
+            recognising += asked - came
+            done += len(batch.rows)
+            if on_progress is not None:
+                on_progress(done, len(boxes))
+    return Recognised(proba, flag, Spent(reading, judging, recognising, waiting))
 
 
 class _Batch(NamedTuple):
+    rows: NDArray[np.int64]  # of the boxes
     pixels: NDArray[np.uint8]
     flag: NDArray[np.str_]
+    reading: float  # seconds of the CPU
+    judging: float
+
+
+def _in_blocks(boxes: NDArray[np.int64]) -> NDArray[np.int64]:
+    # The rows of the boxes, block after block: as many boxes across and down as make a batch, about.
+    side = np.maximum(1, boxes[:, 2:].max(axis=0) * math.isqrt(BATCH))
+    block = boxes[:, :2] // side
+    return np.lexsort((boxes[:, 0], boxes[:, 1], block[:, 0], block[:, 1]))
 
 
 def _read_ahead(
     slide: Slide, boxes: NDArray[np.int64], tile: Size, judge: Judge | None, readers: int
 ) -> Iterator[_Batch]:
+    order = _in_blocks(boxes)
+
     def read(begin: int) -> _Batch:
-        chosen = boxes[begin : begin + BATCH]
-        pixels = np.empty((len(chosen), *tile.shape, 3), dtype=np.uint8)
-        for target, (x, y, width, height) in zip(pixels, chosen.tolist(), strict=True):
+        started, rows = time.thread_time(), order[begin : begin + BATCH]
+        pixels = np.empty((len(rows), *tile.shape, 3), dtype=np.uint8)
+        for target, (x, y, width, height) in zip(pixels, boxes[rows].tolist(), strict=True):
             target[:] = slide.read_pixels(Box(x, y, width, height), tile)
-        flag = np.zeros(len(chosen), dtype="U16") if judge is None else judge(pixels)
-        return _Batch(pixels, flag)
+        between = time.thread_time()
+        flag = np.zeros(len(rows), dtype="U16") if judge is None else judge(pixels)
+        return _Batch(rows, pixels, flag, between - started, time.thread_time() - between)
 
     waiting: deque[Future[_Batch]] = deque()
     with ThreadPoolExecutor(readers, thread_name_prefix="read-tiles") as pool:

@@ -1,25 +1,41 @@
-"""Recognising tiles with a finished bundle on this machine: OpenVINO for graphs, scikit-learn otherwise; no torch."""
+"""Recognising tiles with a finished bundle on this machine: OpenVINO for graphs, scikit-learn otherwise; no torch.
 
+Where OpenVINO cannot be loaded, ONNX Runtime runs graphs if it is there. How a graph is run best on a machine is
+chosen in `sentinode.models.tuning`; without a choice it is float32, all cores on one batch.
+"""
+
+import importlib
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
+from importlib import metadata
 from pathlib import Path
-from types import MappingProxyType
-from typing import Protocol, cast
+from types import MappingProxyType, ModuleType
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sentinode.errors import ModelError
 from sentinode.models.bundle import ESTIMATOR_FILE, GRAPH_FILE, Bundle
+from sentinode.models.tuning import Machine, Recognise, RuntimeChoice, cache_folder, choose
 
-__all__ = ["GraphRecogniser", "Recogniser", "open_recogniser"]
+__all__ = ["GraphRecogniser", "Recogniser", "open_recogniser", "this_machine"]
 
 OURS = "sentinode.algorithms."
 """Beginning of the names of the classes that a file may bring to life beside scikit-learn's and numpy's."""
 
+ENGINES: Mapping[str, str] = MappingProxyType({"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"})
+"""What runs graphs: module -> name; the first that can be loaded does."""
+
 
 class Recogniser(Protocol):
     """Gives tiles their probabilities."""
+
+    @property
+    def runtime(self) -> Mapping[str, Any]:
+        """How it does that, for the record: engine, precision and so on."""
+        ...
 
     def predict_proba(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Recognise ``(n, h, w, 3)`` uint8: ``(n, k)`` float32, rows sum to 1, columns as the bundle's classes."""
@@ -27,30 +43,28 @@ class Recogniser(Protocol):
 
 
 class GraphRecogniser:
-    """An ONNX graph, compiled for this CPU by OpenVINO in float32.
+    """An ONNX graph, compiled for this CPU.
 
     Parameters
     ----------
     path : Path
         Of the graph.
     threads : int, optional
-        Of the CPU; None for as many as OpenVINO sees fit.
+        Of the CPU; None for as many as the engine sees fit.
+    choice : RuntimeChoice, optional
+        How it is run; None for float32, all threads on one batch.
 
     Raises
     ------
     ModelError
-        If the graph cannot be read.
+        If the graph cannot be read, or nothing that runs graphs can be loaded.
     """
 
-    def __init__(self, path: Path, *, threads: int | None = None) -> None:
-        # OpenVINO's telemetry lives in its converters, none of which is used: reading a graph tells nobody.
-        import openvino  # noqa: PLC0415 - half a second that a study does without
-
-        settings: dict[str, object] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-        if threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = threads
+    def __init__(self, path: Path, *, threads: int | None = None, choice: RuntimeChoice | None = None) -> None:
+        name, engine = _engine()
+        self.choice = choice or RuntimeChoice(_named(name, engine))
         try:
-            self._compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+            self._recognise = _COMPILERS[name](engine, path, threads, choice)
         except RuntimeError as error:
             raise ModelError(f"{path}: is no graph that can be run ({str(error).splitlines()[-1]})") from error
 
@@ -67,10 +81,35 @@ class GraphRecogniser:
         (n, k) float32
             Rows sum to 1.
         """
-        return np.array(self._compiled(np.ascontiguousarray(tiles))[0], dtype=np.float32)
+        return self._recognise(np.ascontiguousarray(tiles))
 
 
-def open_recogniser(bundle: Bundle, *, threads: int | None = None) -> Recogniser:
+def this_machine() -> Machine:
+    """Say what runs graphs here.
+
+    Returns
+    -------
+    Machine
+        With the cores that this process may use.
+
+    Raises
+    ------
+    ModelError
+        If nothing that runs graphs can be loaded.
+    """
+    # ModelError is _engine's.
+    name, engine = _engine()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    if name != "openvino":
+        return Machine("CPU", cores, _named(name, engine), bf16=False)
+    core = engine.Core()
+    cpu, can = core.get_property("CPU", "FULL_DEVICE_NAME"), core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return Machine(str(cpu), cores, _named(name, engine), bf16="BF16" in can)
+
+
+def open_recogniser(
+    bundle: Bundle, *, threads: int | None = None, quick: bool = False, precision: Literal["auto", "float32"] = "auto"
+) -> Recogniser:
     """Make a bundle ready to recognise tiles.
 
     Parameters
@@ -78,7 +117,12 @@ def open_recogniser(bundle: Bundle, *, threads: int | None = None) -> Recogniser
     bundle : Bundle
         Read, and thereby checked.
     threads : int, optional
-        Of the CPU.
+        Of the CPU; None for all. What is quick takes all.
+    quick : bool
+        Whether a graph is run the way that is quickest here, which is measured at the first time; else it is run in
+        float32, all threads on one batch.
+    precision : {"auto", "float32"}
+        Whether what is quick may be computed in bf16.
 
     Returns
     -------
@@ -92,38 +136,112 @@ def open_recogniser(bundle: Bundle, *, threads: int | None = None) -> Recogniser
     """
     # ModelError is that of the two.
     facts = bundle.facts
-    for name, open_file in _OPENERS.items():
-        if name in bundle.files:
-            recogniser = open_file(bundle.folder / name, threads)
-            return _InOrder(recogniser, np.array([facts.columns.index(label) for label in facts.classes]))
+    order = np.array([facts.columns.index(label) for label in facts.classes])
+    if GRAPH_FILE in bundle.files:
+        path = bundle.folder / GRAPH_FILE
+        choice = _chosen(bundle, path, precision) if quick else None
+        graph = GraphRecogniser(path, threads=threads, choice=choice)
+        return _InOrder(graph.predict_proba, order, MappingProxyType(asdict(graph.choice)))
+    if ESTIMATOR_FILE in bundle.files:
+        runtime = {"engine": f"scikit-learn {metadata.version('scikit-learn')}"}
+        return _InOrder(_estimator(bundle.folder / ESTIMATOR_FILE), order, MappingProxyType(runtime))
     raise ModelError(f"{bundle.folder}: holds nothing that recognises; train it again")
+
+
+def _chosen(bundle: Bundle, path: Path, precision: Literal["auto", "float32"]) -> RuntimeChoice:
+    machine, tile = this_machine(), bundle.facts.tile
+    if precision == "float32":
+        machine = replace(machine, bf16=False)
+
+    def build(choice: RuntimeChoice) -> Recognise:
+        return GraphRecogniser(path, choice=choice).predict_proba
+
+    return choose(machine, bundle.digest, (tile.height, tile.width), build, cache_folder())
 
 
 @dataclass(frozen=True, eq=False)
 class _InOrder:
     # The columns as the classes of the bundle: the positive one last, whatever the alphabet says.
-    recogniser: Recogniser
+    recognise: Recognise
     order: NDArray[np.int64]
+    runtime: Mapping[str, Any] = field(default_factory=dict)
 
     def predict_proba(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return np.ascontiguousarray(self.recogniser.predict_proba(tiles)[:, self.order], dtype=np.float32)
+        return np.ascontiguousarray(self.recognise(tiles)[:, self.order], dtype=np.float32)
 
 
-def _open_graph(path: Path, threads: int | None) -> Recogniser:
-    return GraphRecogniser(path, threads=threads)
+# --- engines ------------------------------------------------------------------------------------------------
 
 
-def _open_estimator(path: Path, threads: int | None) -> Recogniser:  # noqa: ARG001 - scikit-learn takes what it gets
+def _engine() -> tuple[str, ModuleType]:
+    # OpenVINO's telemetry lives in its converters, none of which is used: reading a graph tells nobody.
+    reasons = []
+    for name in ENGINES:
+        try:
+            return name, importlib.import_module(name)  # half a second that a study does without
+        except (ImportError, OSError) as error:
+            reasons.append(str(error))
+    raise ModelError(f"nothing that runs a network can be loaded ({reasons[0]}); run: pip install openvino")
+
+
+def _named(name: str, engine: ModuleType) -> str:
+    return f"{ENGINES[name]} {str(engine.__version__).partition('-')[0]}"
+
+
+def _with_openvino(openvino: Any, path: Path, threads: int | None, choice: RuntimeChoice | None) -> Recognise:  # noqa: ANN401 - a module
+    settings: dict[str, object] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    if choice is not None:
+        # Threads that read share the cores: pinned to one, inference would wait behind them.
+        settings = {"NUM_STREAMS": choice.streams, "ENABLE_CPU_PINNING": False}
+        settings["INFERENCE_PRECISION_HINT"] = {"float32": "f32", "bf16": "bf16"}[choice.precision]
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+    if choice is None or choice.streams == 1:
+        return lambda tiles: np.array(compiled(tiles)[0], dtype=np.float32)
+    queue, batch, n_classes = (
+        openvino.AsyncInferQueue(compiled, choice.streams),
+        choice.batch,
+        compiled.output(0).partial_shape[1].get_length(),
+    )
+
+    def recognise(tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        proba = np.empty((len(tiles), n_classes), dtype=np.float32)
+
+        def keep(request: Any, rows: slice) -> None:  # noqa: ANN401 - OpenVINO's
+            proba[rows] = request.get_output_tensor().data
+
+        queue.set_callback(keep)
+        for begin in range(0, len(tiles), batch):
+            rows = slice(begin, min(begin + batch, len(tiles)))
+            queue.start_async({0: tiles[rows]}, rows, share_inputs=True)
+        queue.wait_all()
+        return proba
+
+    return recognise
+
+
+def _with_onnxruntime(runtime: Any, path: Path, threads: int | None, choice: RuntimeChoice | None) -> Recognise:  # noqa: ANN401, ARG001 - a module; it has float32 only, and cuts the work itself
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda tiles: np.asarray(session.run(None, {"tiles": tiles})[0], dtype=np.float32)
+
+
+_COMPILERS: Mapping[str, Callable[[Any, Path, int | None, RuntimeChoice | None], Recognise]] = MappingProxyType({
+    "openvino": _with_openvino,
+    "onnxruntime": _with_onnxruntime,
+})
+
+
+# --- estimators ---------------------------------------------------------------------------------------------
+
+
+def _estimator(path: Path) -> Recognise:
     import skops.io  # noqa: PLC0415 - only here
 
     unknown = skops.io.get_untrusted_types(file=path)
     foreign = [name for name in unknown if not name.startswith(OURS)]
     if foreign:
         raise ModelError(f"{path}: would bring to life {', '.join(foreign)}, which Sentinode does not know; not opened")
-    return cast("Recogniser", skops.io.load(path, trusted=unknown))
-
-
-_OPENERS: Mapping[str, Callable[[Path, int | None], Recogniser]] = MappingProxyType({
-    GRAPH_FILE: _open_graph,
-    ESTIMATOR_FILE: _open_estimator,
-})
+    return cast("Recognise", skops.io.load(path, trusted=unknown).predict_proba)

@@ -14,7 +14,7 @@ from typing import Literal
 import psutil
 
 from sentinode._version import __version__
-from sentinode.errors import MissingExtra
+from sentinode.errors import MissingExtra, ModelError
 
 __all__ = ["Finding", "examine"]
 
@@ -75,6 +75,7 @@ def examine(folder: Path) -> tuple[Finding, ...]:
         _memory(),
         _disk(folder),
         _openslide(),
+        _runtime(),
         _training(),
     )
 
@@ -134,6 +135,26 @@ def _openslide() -> Finding:
 
 def _openslide_version() -> str:
     return str(import_module("openslide").__library_version__)
+
+
+def _runtime() -> Finding:
+    from sentinode.models.runtime import this_machine  # noqa: PLC0415 - loads OpenVINO: only when somebody asks
+    from sentinode.models.tuning import cache_folder, stored_choices  # noqa: PLC0415
+
+    try:
+        machine = this_machine()
+    except ModelError as fault:
+        return Finding("Runtime", "missing", "not usable", str(fault))
+    choices = stored_choices(machine, cache_folder())
+    precision = "bf16 where it stays close" if machine.bf16 else "float32"
+    if not choices:
+        return Finding("Runtime", "ok", f"{machine.engine}, {precision}; not measured yet: the first predict does that")
+    latest = choices[-1]
+    way = f"{latest.streams} x {latest.batch} tiles at a time, {latest.rate or 0:,.0f} tiles a second when measured"
+    n_models = f"{len(choices)} model{'s' * (len(choices) != 1)}"
+    return Finding(
+        "Runtime", "ok", f"{machine.engine}, {precision}; {n_models} measured, the latest: {latest.precision}, {way}"
+    )
 
 
 def _training() -> Finding:

@@ -9,10 +9,10 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -27,12 +27,12 @@ from sentinode.evaluation.typicality import Typicality
 from sentinode.execution import Failure, run_jobs
 from sentinode.export.formats import EXPORTS, export_writer
 from sentinode.geometry import Box, Size
-from sentinode.inference.engine import Recogniser, recognise_tiles
+from sentinode.inference.engine import recognise_tiles
 from sentinode.inference.maps import probability_map, suspicious_regions
 from sentinode.inference.predictions import TilePredictions, write_predictions
 from sentinode.inference.summary import slide_score, suspicious_fields
 from sentinode.models.bundle import Bundle, read_bundle
-from sentinode.models.runtime import open_recogniser
+from sentinode.models.runtime import Recogniser, open_recogniser
 from sentinode.report.cohort_page import write_cohort_page
 from sentinode.report.heatmap import heat_overlay
 from sentinode.report.slide_page import SlideView, write_slide_page
@@ -82,6 +82,8 @@ class PredictionWish:
         Formats to write beside the Parquet table: keys of `EXPORTS`.
     readers : int
         Threads that read.
+    precision : {"auto", "float32"}
+        Whether the model may be computed in bf16 where the CPU does that.
 
     Raises
     ------
@@ -95,6 +97,7 @@ class PredictionWish:
     check_quality: bool = True
     exports: tuple[str, ...] = tuple(EXPORTS)
     readers: int = 2
+    precision: Literal["auto", "float32"] = "auto"
 
     def __post_init__(self) -> None:
         require_shares(overlap=self.overlap, minimum_tissue=self.minimum_tissue)
@@ -191,7 +194,8 @@ def predict_slides(
     slides = find_slides([Path(one) for one in inputs])
     for leftover in abandoned(out):
         shutil.rmtree(leftover, ignore_errors=True)
-    work = _Work(bundle, tile_mpp, open_recogniser(bundle), out, wish, listen, len(slides), bundle.typicality())
+    recogniser = open_recogniser(bundle, quick=True, precision=wish.precision)
+    work = _Work(bundle, tile_mpp, recogniser, out, wish, listen, len(slides), bundle.typicality())
     jobs = [(path, (work, path, number)) for number, path in enumerate(slides, start=1)]
     results, failures = [], {}
     for path, outcome in run_jobs(_do_slide, jobs):
@@ -246,6 +250,7 @@ class _Read(NamedTuple):
     field_mpp: float
     refusal: str
     warnings: tuple[str, ...]
+    profile: Mapping[str, float]  # seconds
 
 
 def _do_slide(job: tuple[_Work, Path, int]) -> dict[str, Any]:
@@ -278,6 +283,7 @@ def _key(work: _Work, slide: Slide) -> str:
             work.wish.minimum_tissue,
             work.wish.check_quality,
             sorted(work.wish.exports),
+            *(() if work.wish.precision == "auto" else (work.wish.precision,)),
         ],
     }
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
@@ -311,7 +317,7 @@ def _require_ours(folder: Path) -> None:
 
 
 def _recognise(work: _Work, slide: Slide, number: int) -> _Read:
-    tile = work.bundle.facts.tile
+    tile, started = work.bundle.facts.tile, time.perf_counter()
     mask = tissue_of(slide)
     grid = tile_grid(
         slide.info,
@@ -324,6 +330,7 @@ def _recognise(work: _Work, slide: Slide, number: int) -> _Read:
     if len(grid) == 0:
         raise SlideError(f"{slide.info.path}: no tissue was found on it; nothing was recognised")
     judge = _Judge(work.tile_mpp) if work.wish.check_quality else None
+    tissue, begun = time.perf_counter() - started, time.perf_counter()
     found = recognise_tiles(
         slide,
         grid.boxes,
@@ -334,18 +341,16 @@ def _recognise(work: _Work, slide: Slide, number: int) -> _Read:
         readers=work.wish.readers,
         on_progress=lambda done, of: work.listen(TilesDone(slide.info.slide_id, number, work.n_slides, done, of)),
     )
+    tiles, begun = time.perf_counter() - begun, time.perf_counter()
     predictions = _predictions(work, slide, grid, found.proba, found.flag)
     refusal = _refusal(found.flag) if judge is not None else ""
     scale, fields = slide.info.scale, suspicious_fields(predictions, side_um=FIELD_UM)
     field_mpp = max(FIELD_MPP, scale.mpp)
-    return _Read(
-        predictions,
-        slide.thumbnail(THUMBNAIL_PX),
-        tuple((slide.read(one.box, field_mpp), one.proba) for one in fields),
-        field_mpp,
-        refusal,
-        (*((slide.info.note,) if slide.info.note else ()), *_unlike(work, slide, predictions)),
-    )
+    thumbnail = slide.thumbnail(THUMBNAIL_PX)
+    shown = tuple((slide.read(one.box, field_mpp), one.proba) for one in fields)
+    warnings = (*((slide.info.note,) if slide.info.note else ()), *_unlike(work, slide, predictions))
+    profile = {"tissue": tissue, "tiles": tiles, **asdict(found.spent), "pictures": time.perf_counter() - begun}
+    return _Read(predictions, thumbnail, shown, field_mpp, refusal, warnings, profile)
 
 
 def _write_cohort(run: PredictionRun, bundle: Bundle, out: Path) -> None:
@@ -461,6 +466,8 @@ def _result(work: _Work, path: Path, read: _Read, key: str, seconds: float) -> d
         "slide": predictions.fingerprint,
         "key": key,
         "seconds": round(seconds, 2),
+        "profile": {name: round(value, 3) for name, value in read.profile.items()},
+        "runtime": dict(work.recogniser.runtime),
         "versions": {"sentinode": __version__, "python": platform.python_version()},
     }
 
@@ -470,7 +477,7 @@ def _left_out(predictions: TilePredictions) -> dict[str, int]:
 
 
 def _write(work: _Work, read: _Read, result: dict[str, Any], folder: Path) -> None:
-    predictions = read.predictions
+    predictions, begun = read.predictions, time.perf_counter()
     try:
         # An earlier one is of another model, of other options, or of what the slide was before.
         with whole_folder(folder, replace=True) as part:
@@ -495,6 +502,7 @@ def _write(work: _Work, read: _Read, result: dict[str, Any], folder: Path) -> No
                 footer=_footer(work.bundle, result),
             )
             write_slide_page(view, part / "report.html")
+            result["profile"]["writing"] = round(time.perf_counter() - begun, 3)
             result["files"] = {file.name: file.stat().st_size for file in sorted(part.iterdir())}
             (part / _RESULT).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
@@ -508,6 +516,7 @@ def _footer(bundle: Bundle, result: Mapping[str, Any]) -> dict[str, str]:
         "slide": f"{result['path']}, {result['mpp']:.4g} um a pixel ({result['mpp_source']})",
         "content of the slide": str(result["slide"]),
         "model": f"{bundle.facts.algorithm}, {bundle.digest}",
+        "runtime": " ".join(filter(None, (result["runtime"]["engine"], result["runtime"].get("precision")))),
         "Sentinode": __version__,
         "seconds": f"{result['seconds']:.1f} for {result['tiles']:,} tiles",
     }
