@@ -10,6 +10,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 REAL = HERE.parents[1] / "shared" / "data" / "pcam"
 BENCHMARKS = (
+    ("speed.py",),
     ("training_speed.py",),
     ("phantom_difficulty.py", "--preset", "10x", "--seeds", "1"),
     ("interval_coverage.py", "19", "100"),

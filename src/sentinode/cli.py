@@ -397,6 +397,33 @@ def predict(  # noqa: PLR0913 - the options of a command
     raise typer.Exit(code=int(bool(run.failures)))
 
 
+@app.command(epilog="Example: sentinode bench slide.svs --part reading --json")
+def bench(
+    slide: Annotated[Path | None, _path_argument(help="A slide; without one, a synthetic one is drawn.")] = None,
+    *,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help="reading, between levels, runtime, end to end, training or memory; may be repeated."),
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="How often each pair of ways is run.")] = 3,
+    tiles: Annotated[int, typer.Option(help="Tiles of each run.")] = 192,
+    mpp: Annotated[float | None, typer.Option(help="Micrometres a pixel, where the file does not say.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how fast this machine reads, recognises and trains, against the plain ways, as ratios of one run."""
+    from sentinode.terminal import print_bench, print_json, progress
+    from sentinode.workflows.bench import BenchWish, run_bench
+    from sentinode.workflows.slide_inputs import mpp_wish
+
+    wish = BenchWish(tuple(part or ()), repeats, tiles, mpp_wish(mpp, None, from_objective=False))
+    with progress("measuring") as advance:
+        found = run_bench(slide, wish, advance)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_bench(found)
+
+
 @study_app.command("run", epilog="Example: sentinode study run study.toml --out results")
 def study_run(
     plan: Annotated[Path, _path_argument(help="The plan, a TOML file.")],

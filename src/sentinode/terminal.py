@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import statistics
 import sys
 import time
 from collections import Counter
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from sentinode.study.curve import CurveTable
     from sentinode.study.events import Listener, StudyEvent
     from sentinode.study.table import StudyTable
+    from sentinode.workflows.bench import Bench
     from sentinode.workflows.checking import CheckReport
     from sentinode.workflows.describing import Description
     from sentinode.workflows.predicting import SlideDone, TilesDone
@@ -30,6 +32,7 @@ __all__ = [
     "console",
     "message_console",
     "prediction_progress",
+    "print_bench",
     "print_check",
     "print_curve",
     "print_description",
@@ -178,6 +181,32 @@ def print_slides(results: "Sequence[Mapping[str, Any]]", failures: Mapping[str, 
     for reason in failures.values():
         say(f"failed: {reason}")
     say(f"open {out / 'index.html'}. Research use only")
+
+
+def print_bench(found: "Bench") -> None:
+    """Say how fast this machine is.
+
+    Parameters
+    ----------
+    found : Bench
+        What was measured.
+    """
+    rows = [
+        (one.part, one.what, f"{one.plain:,.1f}", f"{one.quick:,.1f}", one.unit, _ratio_with_spread(one.ratios))
+        for one in found.comparisons
+    ]
+    print_rows(("part", "what", "plain", "here", "", "ratio"), rows)
+    for note in found.notes:
+        say(note)
+    machine = found.machine
+    say(
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['engine']} in {machine['precision']}; {found.slide}. "
+        "Medians of runs in turn; only ratios can be compared with other machines"
+    )
+
+
+def _ratio_with_spread(ratios: Sequence[float]) -> str:
+    return f"{statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
 
 
 def print_profile(results: "Sequence[Mapping[str, Any]]") -> None:

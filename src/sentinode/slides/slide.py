@@ -10,7 +10,7 @@ import importlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Protocol, Self, runtime_checkable
@@ -263,6 +263,8 @@ class Slide:
         # Blocks are about square: of a band across the slide, no cache would hold the tiles until the next band.
         columns = max(1, int(min(MOST_PIXELS**0.5, MOST_PIXELS / high) / wide))
         rows = max(1, int(MOST_PIXELS / (columns * wide) / high))
+        if columns >= pixels.width and rows >= pixels.height:
+            return self._resampled(level, (left, upper, right, lower), pixels)
         picture = np.empty((*pixels.shape, 3), dtype=np.uint8)
         for y in range(0, pixels.height, rows):
             for x in range(0, pixels.width, columns):
@@ -327,10 +329,10 @@ class Slide:
 
     def _reduction(self, level: int, window: tuple[float, float, float, float], pixels: Size) -> int:
         # The largest that gives what the level itself would give.
-        if self._reducing is None:
-            return 1
         left, upper, right, lower = window
         across, down = (right - left) / pixels.width, (lower - upper) / pixels.height
+        if self._reducing is None or min(across, down) < 2:
+            return 1
         size = self.info.levels[level]
         for one in reversed(self._reducing.reductions(level)):
             # At the right and lower border a reduced pixel may reach beyond the level, where a tile holds anything.
@@ -442,9 +444,10 @@ def shrink_by_area(pixels: Pixels, window: tuple[float, float, float, float], si
     across = _area_weights(left, right, size.width, width)  # (size.width, w)
     rows = down @ pixels.reshape(height, -1).astype(np.float32)  # (size.height, w * 3)
     turned = rows.reshape(size.height, width, 3).transpose(1, 0, 2).reshape(width, -1)  # (w, size.height * 3)
-    shrunk = (across @ turned).reshape(size.width, size.height, 3).transpose(1, 0, 2)
-    rounded: Pixels = np.rint(shrunk).clip(0, WHITE).astype(np.uint8)
-    return rounded
+    shrunk = across @ turned
+    # Means of bytes are never beyond what a byte holds by as much as rounding forgives.
+    rounded = np.rint(shrunk, out=shrunk).astype(np.uint8)
+    return np.ascontiguousarray(rounded.reshape(size.width, size.height, 3).transpose(1, 0, 2))
 
 
 def fingerprint(path: Path) -> str:
@@ -508,6 +511,7 @@ def _level_for(levels: Sequence[Size], across: float, down: float) -> int:
     return chosen
 
 
+@lru_cache(maxsize=256)  # the tiles of a grid begin at few parts of a pixel
 def _area_weights(begin: float, end: float, n: int, length: int) -> csr_array:
     # Share (n, length) that each of `length` pixels has in each of `n` equal parts of the stretch begin to end.
     edges = np.linspace(begin, end, n + 1)

@@ -652,8 +652,8 @@ def _runs(places: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
 
 def _quickly(data: bytes, stored: _Level, key: _Key) -> Pixels:
     # What libjpeg-turbo finds fault with, the plain way decides.
-    _require_size(data, stored)
     plane, frame = stored.planes[0], jpeg_frame(data)
+    _require_fit(frame.width, frame.height, stored)
     try:
         return decode_jpeg(whole_jpeg(data, frame, plane.tables, is_rgb=stored.is_rgb), frame, key.reduction)
     except ValueError:
@@ -686,6 +686,10 @@ def _require_size(data: bytes, stored: _Level) -> None:
         return
     else:
         return
+    _require_fit(width, height, stored)
+
+
+def _require_fit(width: int, height: int, stored: _Level) -> None:
     if width > stored.segment.width or height > stored.segment.height:
         raise ValueError(f"it claims {width} x {height} px, its place has {stored.segment.width}")
 
