@@ -305,9 +305,7 @@ def demo(
     _show_study(result.table, result.folder / "study", as_json=as_json)
 
 
-@app.command(
-    epilog="Example: sentinode train manifest.csv --set epochs=6 --out model"
-)
+@app.command(epilog="Example: sentinode train manifest.csv --set epochs=6 --out model")
 def train(  # noqa: PLR0913 - the options of a command
     manifest: Annotated[Path, _path_argument(help="Images to learn from: a manifest, .csv or .parquet.")],
     *,
@@ -369,6 +367,7 @@ def predict(  # noqa: PLR0913 - the options of a command
     ] = False,
     overlap: Annotated[float, typer.Option(help="Share of its side that a tile shares with the next.")] = 0.0,
     check_quality: Annotated[bool, typer.Option(help="Leave out blurred, inked and folded tiles.")] = True,
+    overlay: Annotated[bool, typer.Option(help="Write the heatmap on the tissue as a pyramid, too.")] = True,
     precision: Annotated[
         Literal["auto", "float32"], typer.Option(help="auto: bf16 where the CPU computes in it and stays close.")
     ] = "auto",
@@ -384,6 +383,7 @@ def predict(  # noqa: PLR0913 - the options of a command
         mpp_wish(mpp, mpp_table, from_objective=mpp_from_objective),
         overlap=overlap,
         check_quality=check_quality,
+        overlay=overlay,
         precision=precision,
     )
     with prediction_progress() as listen:

@@ -202,6 +202,7 @@ def test_the_folder_of_a_slide_is_whole(answers):
         "lesion-regions.geojson",
         "lesion-tiles.geojson.gz",
         "lesion.csv",
+        "overlay.tif",
         "report.html",
         "result.json",
         "tiles.parquet",

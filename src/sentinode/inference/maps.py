@@ -12,10 +12,10 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from sentinode.geometry import Raster
+from sentinode.geometry import Box, Raster
 from sentinode.inference.predictions import TilePredictions
 
-__all__ = ["ProbabilityMap", "SuspiciousRegion", "probability_map", "suspicious_regions"]
+__all__ = ["ProbabilityMap", "SuspiciousRegion", "probability_map", "probability_window", "suspicious_regions"]
 
 SizeClass = Literal["isolated tumour cells", "micrometastasis", "macrometastasis"]
 
@@ -109,14 +109,35 @@ def probability_map(predictions: TilePredictions, longest: int) -> ProbabilityMa
         Of the whole slide.
     """
     raster = Raster(predictions.slide_size, predictions.slide_size.fitted(longest))
-    height, width = raster.pixels.shape
+    return ProbabilityMap(probability_window(predictions, raster, Box.whole(raster.pixels)), raster)
+
+
+def probability_window(predictions: TilePredictions, raster: Raster, window: Box) -> NDArray[np.float32]:
+    """Paint the tiles into a part of a picture of the slide.
+
+    Parameters
+    ----------
+    predictions : TilePredictions
+        Of a slide.
+    raster : Raster
+        The whole picture, and where it lies.
+    window : Box
+        The part, in pixels of the picture.
+
+    Returns
+    -------
+    (h, w) float32
+        NaN where no tile was recognised.
+    """
+    height, width = window.height, window.width
     # Sums over rectangles by four corners each, then two running sums: as fast for a million tiles as for one.
     total, count = np.zeros((2, height + 1, width + 1))
     known = predictions.recognised
     boxes, proba = predictions.boxes[known], predictions.positive[known].astype(np.float64)
     edges = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1).reshape(-1, 2, 2)
-    # The first pixel whose centre lies at or after the edge.
-    places = np.ceil(raster.to_pixels(edges) - 0.5).astype(np.int64).clip(0, (width, height))  # (n, 2 corners, xy)
+    # The first pixel whose centre lies at or after the edge. (n, 2 corners, xy)
+    places = np.ceil(raster.to_pixels(edges) - 0.5).astype(np.int64) - (window.x, window.y)
+    places = places.clip(0, (width, height))
     for y_place, x_place, sign in ((0, 0, 1), (0, 1, -1), (1, 0, -1), (1, 1, 1)):
         where = (places[:, y_place, 1], places[:, x_place, 0])
         np.add.at(total, where, sign * proba)
@@ -125,7 +146,7 @@ def probability_map(predictions: TilePredictions, longest: int) -> ProbabilityMa
     painted = count > 0.5
     pixels = np.full((height, width), np.nan, dtype=np.float32)
     pixels[painted] = (total[painted] / count[painted]).clip(0, 1)
-    return ProbabilityMap(pixels, raster)
+    return pixels
 
 
 def suspicious_regions(predictions: TilePredictions, threshold: float = 0.5) -> tuple[SuspiciousRegion, ...]:

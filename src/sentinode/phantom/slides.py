@@ -27,10 +27,10 @@ from sentinode.phantom.artefacts import ARTEFACTS, Artefact, spoil
 from sentinode.phantom.lattice import Floats, SmoothField, Window
 from sentinode.phantom.outlines import Blob, Grid, Stroke, trace
 from sentinode.phantom.patches import Optics, draw_phenotype, scan_field
-from sentinode.phantom.pyramid import TILE_PX, write_pyramid
 from sentinode.phantom.stain import draw_scanner, draw_stain
 from sentinode.phantom.tissue import Phenotype, Shares, Truth
 from sentinode.seeds import stream
+from sentinode.slides.pyramid import TILE_PX, write_pyramid
 
 __all__ = [
     "LESION_CLASSES",

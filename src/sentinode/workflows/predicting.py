@@ -35,6 +35,7 @@ from sentinode.models.bundle import Bundle, read_bundle
 from sentinode.models.runtime import Recogniser, open_recogniser
 from sentinode.report.cohort_page import write_cohort_page
 from sentinode.report.heatmap import heat_overlay
+from sentinode.report.overlay import write_overlay
 from sentinode.report.slide_page import SlideView, write_slide_page
 from sentinode.slides.naming import slide_id_of
 from sentinode.slides.quality import LIMITS, quality_findings, tile_quality, usable
@@ -80,6 +81,8 @@ class PredictionWish:
         Whether blurred, inked and folded tiles are left out, and a slide that is mostly such is refused.
     exports : tuple of str
         Formats to write beside the Parquet table: keys of `EXPORTS`.
+    overlay : bool
+        Whether ``overlay.tif`` is written: the heatmap on the tissue as a pyramid.
     readers : int
         Threads that read.
     precision : {"auto", "float32"}
@@ -96,6 +99,7 @@ class PredictionWish:
     minimum_tissue: float = MINIMUM_TISSUE
     check_quality: bool = True
     exports: tuple[str, ...] = tuple(EXPORTS)
+    overlay: bool = True
     readers: int = 2
     precision: Literal["auto", "float32"] = "auto"
 
@@ -157,8 +161,9 @@ def predict_slides(
     """Recognise slides and write what was found.
 
     Each slide gets a folder ``OUT/<slide>``, which appears whole: ``result.json``, ``tiles.parquet``, the exports,
-    ``heatmap.png`` and ``report.html``. A slide is not done again if its folder was made by the same model from the
-    same content with the same options; whether it is, is told by digests and not by the existence of a file.
+    ``heatmap.png``, ``overlay.tif`` and ``report.html``. A slide is not done again if its folder was made by the same
+    model from the same content with the same options; whether it is, is told by digests and not by the existence of a
+    file.
 
     Parameters
     ----------
@@ -265,8 +270,8 @@ def _do_slide(job: tuple[_Work, Path, int]) -> dict[str, Any]:
             return stored
         started = time.perf_counter()
         read = _recognise(work, slide, number)
-    result = _result(work, path, read, key, time.perf_counter() - started)
-    _write(work, read, result, folder)
+        result = _result(work, path, read, key, time.perf_counter() - started)
+        _write(work, slide, read, result, folder)
     work.listen(SlideDone(slide_id, number, work.n_slides, str(result["verdict"])))
     return result
 
@@ -283,6 +288,7 @@ def _key(work: _Work, slide: Slide) -> str:
             work.wish.minimum_tissue,
             work.wish.check_quality,
             sorted(work.wish.exports),
+            work.wish.overlay,
             *(() if work.wish.precision == "auto" else (work.wish.precision,)),
         ],
     }
@@ -476,7 +482,7 @@ def _left_out(predictions: TilePredictions) -> dict[str, int]:
     return dict(Counter(predictions.flag[~predictions.recognised].tolist()).most_common())
 
 
-def _write(work: _Work, read: _Read, result: dict[str, Any], folder: Path) -> None:
+def _write(work: _Work, slide: Slide, read: _Read, result: dict[str, Any], folder: Path) -> None:
     predictions, begun = read.predictions, time.perf_counter()
     try:
         # An earlier one is of another model, of other options, or of what the slide was before.
@@ -486,6 +492,8 @@ def _write(work: _Work, read: _Read, result: dict[str, Any], folder: Path) -> No
                 export_writer(name)(predictions, part / f"{predictions.slide_id}{EXPORTS[name][1]}")
             heatmap = probability_map(predictions, THUMBNAIL_PX)
             Image.fromarray(heat_overlay(read.thumbnail, heatmap)).save(part / "heatmap.png", compress_level=4)
+            if work.wish.overlay and not read.refusal:
+                write_overlay(part / "overlay.tif", slide, predictions)
             view = SlideView(
                 predictions=predictions,
                 score=float("nan") if result["score"] is None else result["score"],
