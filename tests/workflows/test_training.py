@@ -42,7 +42,7 @@ def cohorts(draw_cohort, tmp_path_factory):
 def network(cohorts, tmp_path_factory):
     """A small network's bundle."""
     out = tmp_path_factory.mktemp("network") / "bundle"
-    return train_model(cohorts / "ours.csv", out, TrainingWish(settings=SMALL_CNN, mpp=1.0))
+    return train_model(cohorts / "ours.csv", out, TrainingWish("paper-cnn", SMALL_CNN, mpp=1.0))
 
 
 @pytest.fixture(scope="module", params=["naive-bayes", "kernel-svm", "template-matching", "majority"])
@@ -83,7 +83,7 @@ def test_the_positive_class_is_last_whatever_the_alphabet_says(tmp_path, draw_co
     base = draw_cohort(n_patients=8, n_patches=10, seed=3)
     turned = Manifest(base.frame, ("tumour", "normal"), base.provenance, base.root)
     write_manifest(turned, tmp_path / "m.csv")
-    bundle = train_model(tmp_path / "m.csv", tmp_path / "b", TrainingWish(settings=SMALL_CNN))
+    bundle = train_model(tmp_path / "m.csv", tmp_path / "b", TrainingWish("paper-cnn", SMALL_CNN))
     assert (bundle.facts.classes, bundle.facts.columns) == (("tumour", "normal"), ("normal", "tumour"))
     assert bundle.facts.metrics["auc"].value > 0.8
     proba = open_recogniser(bundle).predict_proba(PatchSource(base)[np.flatnonzero(base.frame["label"] == "normal")])
@@ -114,13 +114,13 @@ def test_the_training_log_has_a_line_an_epoch(network):
 
 def test_progress_tells_each_epoch_of_at_most_so_many(cohorts, tmp_path):
     told = []
-    train_model(cohorts / "ours.csv", tmp_path / "b", TrainingWish(settings={**SMALL_CNN, "epochs": 2}), told.append)
+    train_model(cohorts / "ours.csv", tmp_path / "b", TrainingWish("paper-cnn", {**SMALL_CNN, "epochs": 2}), told.append)
     epochs = [event for event in told if isinstance(event, EpochDone)]
     assert [(one.done, one.total) for one in epochs] == [(1, 2), (2, 2)]
 
 
 def test_what_was_interrupted_goes_on_from_its_last_epoch(cohorts, tmp_path):
-    wish = TrainingWish(settings=SMALL_CNN)
+    wish = TrainingWish("paper-cnn", SMALL_CNN)
 
     class StopError(Exception):
         pass
