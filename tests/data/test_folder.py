@@ -184,7 +184,9 @@ def test_a_file_name_that_is_not_unicode_is_refused(root):
 
 
 def test_unknown_layouts_options_and_roots_are_refused_with_what_there_is(root):
-    with pytest.raises(ManifestError, match="there is no layout 'imagenet'; the layouts are features, folder, kaggle-pcam"):
+    with pytest.raises(
+        ManifestError, match="there is no layout 'imagenet'; the layouts are features, folder, kaggle-pcam"
+    ):
         import_manifest("imagenet", root)
     with pytest.raises(ManifestError, match="folder has no option 'patient'; it takes patient_pattern, patients"):
         import_manifest("folder", root, patient="x")

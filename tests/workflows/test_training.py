@@ -114,7 +114,9 @@ def test_the_training_log_has_a_line_an_epoch(network):
 
 def test_progress_tells_each_epoch_of_at_most_so_many(cohorts, tmp_path):
     told = []
-    train_model(cohorts / "ours.csv", tmp_path / "b", TrainingWish("paper-cnn", {**SMALL_CNN, "epochs": 2}), told.append)
+    train_model(
+        cohorts / "ours.csv", tmp_path / "b", TrainingWish("paper-cnn", {**SMALL_CNN, "epochs": 2}), told.append
+    )
     epochs = [event for event in told if isinstance(event, EpochDone)]
     assert [(one.done, one.total) for one in epochs] == [(1, 2), (2, 2)]
 

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from sentinode.algorithms.efficientnet_lite import N_FEATURES, STAGES, STEM_FILTERS, Stage
 from sentinode.errors import MissingExtra, ModelError
@@ -125,11 +125,53 @@ class FrozenNormConv(nn.Module):
         weight = self.weight * scale[:, None, None, None]
         offset = self.offset - self.mean * scale
         kernel = self.weight.shape[-1]
-        if self.stride == 1:
-            return functional.conv2d(images, weight, offset, padding=kernel // 2, groups=self.groups)
-        rows, columns = (_padding(int(n), kernel, self.stride) for n in images.shape[2:])
-        padded = functional.pad(images, (*columns, *rows))
-        return functional.conv2d(padded, weight, offset, self.stride, groups=self.groups)
+        padding = kernel // 2
+        if self.stride > 1:
+            rows, columns = (_padding(int(n), kernel, self.stride) for n in images.shape[2:])
+            images, padding = functional.pad(images, (*columns, *rows)), 0
+        if self.groups > 1 and _trains_in_bf16(images):
+            return cast("Tensor", cast("Any", _DepthwiseInBf16).apply(images, weight, offset, self.stride, padding))
+        return functional.conv2d(images, weight, offset, self.stride, padding, groups=self.groups)
+
+
+def _trains_in_bf16(images: Tensor) -> bool:
+    return images.device.type == "cpu" and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
+
+
+class _DepthwiseInBf16(torch.autograd.Function):
+    """A depthwise convolution: forwards in bf16, backwards in float32.
+
+    oneDNN has no fast way back through a depthwise convolution in bf16: it takes up to 50 times as long as forwards,
+    and five times as long as in float32 (``benchmarks/training_speed.py``).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, weight: Tensor, offset: Tensor, stride: int, padding: int) -> Tensor:  # noqa: ANN401 - torch gives it no type
+        ctx.save_for_backward(images, weight)
+        ctx.stride, ctx.padding = stride, padding
+        kind = torch.bfloat16
+        return functional.conv2d(
+            images.to(kind), weight.to(kind), offset.to(kind), stride, padding, groups=images.shape[1]
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 - as above
+        images, weight = ctx.saved_tensors
+        n_channels = images.shape[1]
+        to_images, to_weight, to_offset = torch.ops.aten.convolution_backward(
+            gradients[0].float().contiguous(memory_format=torch.channels_last),
+            images.float().contiguous(memory_format=torch.channels_last),
+            weight.contiguous(),
+            [n_channels],
+            [ctx.stride] * 2,
+            [ctx.padding] * 2,
+            [1, 1],
+            False,  # noqa: FBT003 - torch's order: transposed
+            [0, 0],
+            n_channels,
+            [True, True, True],
+        )
+        return to_images.to(images.dtype), to_weight, to_offset, None, None
 
 
 class _Block(nn.Module):
