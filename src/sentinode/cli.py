@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from sentinode._version import __version__
-from sentinode.errors import SentinodeError
+from sentinode.errors import PlanError, SentinodeError
 
 if TYPE_CHECKING:
     from sentinode.study.table import StudyTable
@@ -356,7 +356,7 @@ def evaluate(
 
 @app.command(epilog="Example: sentinode predict SLIDES --model model --out answers")
 def predict(  # noqa: PLR0913 - the options of a command
-    inputs: Annotated[list[Path], _path_argument(help="Slides, or folders of slides.")],
+    inputs: Annotated[list[Path], _path_argument(help="Slides or patches, or folders of either.")],
     *,
     model: Annotated[Path, _path_option(help="The folder that sentinode train wrote.")],
     out: Annotated[Path, _path_option(help="The folder for the answers; the same one goes on after an interruption.")],
@@ -374,11 +374,27 @@ def predict(  # noqa: PLR0913 - the options of a command
     profile: Annotated[bool, typer.Option("--profile", help="Say where the time went.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Recognise slides: a verdict, the fields to look at first, a heatmap, a report for each."""
-    from sentinode.terminal import prediction_progress, print_json, print_profile, print_slides
+    """Recognise slides: a verdict, the fields to look at first, a heatmap, a report for each.
+
+    Images of the very size that the model takes are patches: they get a table and a page together.
+    """
+    from sentinode.terminal import prediction_progress, print_json, print_patches, print_profile, print_slides, progress
     from sentinode.workflows.predicting import PredictionWish, predict_slides
+    from sentinode.workflows.predicting_patches import find_patches, predict_patches
     from sentinode.workflows.slide_inputs import mpp_wish
 
+    patches = find_patches(inputs, model)
+    slides = [one for one in inputs if one not in patches]
+    if patches and slides:
+        raise PlanError(f"{patches[0]} is of patches and {slides[0]} is not: recognise them in two calls")
+    if patches:
+        with progress("recognising patches") as advance:
+            found = predict_patches(patches, model, out, mpp=mpp, precision=precision, on_progress=advance)
+        if as_json:
+            print_json(found.to_json())
+        else:
+            print_patches(found, out)
+        raise typer.Exit(code=int(bool(found.failures)))
     wish = PredictionWish(
         mpp_wish(mpp, mpp_table, from_objective=mpp_from_objective),
         overlap=overlap,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sentinode.workflows.checking import CheckReport
     from sentinode.workflows.describing import Description
     from sentinode.workflows.predicting import SlideDone, TilesDone
+    from sentinode.workflows.predicting_patches import PatchRun
     from sentinode.workflows.training import TrainingEvent
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "print_evaluation",
     "print_json",
     "print_manifest",
+    "print_patches",
     "print_profile",
     "print_rows",
     "print_slides",
@@ -181,6 +183,32 @@ def print_slides(results: "Sequence[Mapping[str, Any]]", failures: Mapping[str, 
     for reason in failures.values():
         say(f"failed: {reason}")
     say(f"open {out / 'index.html'}. Research use only")
+
+
+def print_patches(run: "PatchRun", out: Path) -> None:
+    """Say what was found on patches, and what failed.
+
+    Parameters
+    ----------
+    run : PatchRun
+        What became of them.
+    out : Path
+        Where the answers lie.
+    """
+    column, facts = f"prob_{run.bundle.facts.positive}", run.bundle.facts
+    worst = run.frame.sort_values(column, ascending=False, kind="stable").head(5)
+    rows = [
+        (str(path), f"{proba:.3f}", str(called))
+        for path, proba, called in zip(worst["path"], worst[column], worst["called"], strict=True)
+    ]
+    print_rows(("the most suspicious", f"probability of {facts.positive}", "called"), rows)
+    n_suspicious = int((run.frame[column] >= 0.5).sum())
+    say(f"{n_suspicious:,} of {len(run.frame):,} patches reach 0.5")
+    for warning in run.warnings:
+        say(warning)
+    for reason in run.failures.values():
+        say(f"failed: {reason}")
+    say(f"open {out / 'patches.html'}; every patch stands in {out / 'patches.csv'}. Research use only")
 
 
 def print_bench(found: "Bench") -> None:

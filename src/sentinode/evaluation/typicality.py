@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Typicality", "fit_typicality"]
+__all__ = ["Typicality", "fit_typicality", "unlike_training"]
 
 RIDGE = 1e-6
 """Added to the variances: a feature that never varies must not make a distance infinite."""
@@ -100,6 +100,31 @@ def fit_typicality(features: ArrayLike, patient: ArrayLike) -> Typicality | None
         mean, precision = _fitted(values[~left_out])
         held_out.append(float(np.median(_distance(values[left_out], mean, precision))))
     return Typicality(*_fitted(values), np.sort(held_out))
+
+
+def unlike_training(typicality: Typicality | None, features: ArrayLike) -> str:
+    """Warn of images whose colours are further from the training images than those of every patient in them.
+
+    Parameters
+    ----------
+    typicality : Typicality or None
+        Of the training images; None says nothing.
+    features : (n, d) float
+        Of the images of one slide or folder.
+
+    Returns
+    -------
+    str
+        A warning, or nothing.
+    """
+    if typicality is None or typicality.p_value(features) * (1 + len(typicality.held_out)) > 1:
+        return ""
+    away, known = float(np.median(typicality.distance(features))), typicality.held_out
+    return (
+        f"Unlike what the model was trained on: its stain is further from the training images ({away:.1f}) "
+        f"than that of each of its {len(known)} training patients from the others (at most {known[-1]:.1f}). "
+        "Another stain, scanner or organ: do not rely on the verdict."
+    )
 
 
 def _fitted(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -27,6 +27,7 @@ __all__ = [
     "differences",
     "learning_curves",
     "pretraining_curves",
+    "probability_histogram",
     "roc_curves",
     "time_against_accuracy",
     "to_svg",
@@ -265,6 +266,35 @@ def pretraining_curves(log: pd.DataFrame) -> Figure:
         axes.set_title(title, fontsize=10)
     for axes in places[:-1].ravel():
         axes.set_xlabel("")
+    return figure
+
+
+def probability_histogram(proba: NDArray[np.float64], *, label: str) -> Figure:
+    """Count probabilities in twenty bins.
+
+    Parameters
+    ----------
+    proba : (n,) float
+        From 0 to 1.
+    label : str
+        Of the axis.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Bars below 0.5 grey, from 0.5 on coloured; 0.5 as a dashed line.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 2.6), layout="constrained")
+        axes = figure.subplots()
+        counts, edges = np.histogram(proba, bins=20, range=(0, 1))
+        inks = [PALETTE[1] if edge >= 0.5 - 1e-9 else "#999999" for edge in edges[:-1]]
+        axes.bar(edges[:-1], counts, width=0.05, align="edge", color=inks, edgecolor="white", lw=0.6)
+        axes.axvline(0.5, color="#555555", ls="--", lw=1)
+        axes.set_xlabel(label)
+        axes.set_ylabel("patches")
+        axes.set_xlim(0, 1)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 

@@ -23,7 +23,7 @@ import sentinode.errors
 from sentinode._version import __version__
 from sentinode.algorithms.descriptors import stain_statistics
 from sentinode.errors import ExportError, SlideError
-from sentinode.evaluation.typicality import Typicality
+from sentinode.evaluation.typicality import Typicality, unlike_training
 from sentinode.execution import Failure, run_jobs
 from sentinode.export.formats import EXPORTS, export_writer
 from sentinode.geometry import Box, Size
@@ -396,17 +396,8 @@ def _unlike(work: _Work, slide: Slide, predictions: TilePredictions) -> tuple[st
     some = rows[np.unique(np.linspace(0, len(rows) - 1, LOOKED_AT).astype(np.int64))]
     tile = Size(predictions.tile_px, predictions.tile_px)
     tiles = np.stack([slide.read_pixels(Box(*predictions.boxes[row].tolist()), tile) for row in some.tolist()])
-    features = stain_statistics(tiles)
-    if work.typicality.p_value(features) * (1 + len(work.typicality.held_out)) > 1:
-        return ()
-    away = float(np.median(work.typicality.distance(features)))
-    known = work.typicality.held_out
-    warning = (
-        f"Unlike what the model was trained on: its stain is further from the training images ({away:.1f}) "
-        f"than that of each of its {len(known)} training patients from the others (at most {known[-1]:.1f}). "
-        "Another stain, scanner or organ: do not rely on the verdict."
-    )
-    return (warning,)
+    warning = unlike_training(work.typicality, stain_statistics(tiles))
+    return (warning,) if warning else ()
 
 
 def _refusal(flag: NDArray[np.str_]) -> str:

@@ -1,0 +1,289 @@
+"""Patches in, a table and a page out: images that somebody has cut already, of the size that the model takes."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from sentinode.algorithms.descriptors import stain_statistics
+from sentinode.data.patches import PatchReader
+from sentinode.errors import ExportError, ManifestError, ModelError
+from sentinode.evaluation.typicality import unlike_training
+from sentinode.models.bundle import Bundle, read_bundle
+from sentinode.models.runtime import Recogniser, open_recogniser
+from sentinode.report.patches_page import PatchesView, write_patches_page
+from sentinode.slides.naming import is_slide_name
+from sentinode.storage import whole_files
+
+__all__ = ["PatchRun", "find_patches", "predict_patches"]
+
+BATCH = 64
+SHOWN, UNSURE = 24, 12
+"""Patches on the page: the most suspicious, and the least sure."""
+
+PLAIN_IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+
+LOOKED_AT = 1000
+"""Patches whose colours are held against those of the training images."""
+
+
+class _Patch(NamedTuple):
+    root: Path
+    path: str  # below the root
+    name: str  # in the table
+
+
+class _Found(NamedTuple):
+    patches: list[_Patch]  # that could be read
+    proba: NDArray[np.float64]  # (n, k)
+    colours: NDArray[np.float32]  # (m, 17): of some of them, `stain_statistics`
+    failures: dict[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class PatchRun:
+    """What became of the patches.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        ``path, prob_<class> ..., called``: a row a patch that was recognised, in the order of the input.
+    failures : dict of str to str
+        File -> why it has no result.
+    warnings : tuple of str
+        What one should know before one trusts it.
+    bundle : Bundle
+        The model.
+    """
+
+    frame: pd.DataFrame
+    failures: dict[str, str]
+    warnings: tuple[str, ...]
+    bundle: Bundle
+
+    def to_json(self) -> dict[str, Any]:
+        """Write it as JSON would.
+
+        Returns
+        -------
+        dict
+            The counts, each patch, the warnings, the failures.
+        """
+        return {
+            "model": self.bundle.digest,
+            "n_patches": len(self.frame),
+            "n_suspicious": int((self.frame[f"prob_{self.bundle.facts.positive}"] >= 0.5).sum()),
+            "patches": self.frame.to_dict(orient="records"),
+            "warnings": list(self.warnings),
+            "failures": self.failures,
+        }
+
+
+def find_patches(inputs: Sequence[Path | str], model: Path | str) -> tuple[Path, ...]:
+    """Tell which inputs are patches, and not slides: images of the very size that the model takes, or folders of them.
+
+    Parameters
+    ----------
+    inputs : sequence of Path or str
+        Files and folders, as a command line names them.
+    model : Path or str
+        Folder of a bundle.
+
+    Returns
+    -------
+    tuple of Path
+        Of `inputs`. A folder counts if every image in it and below it is a patch, and there is one.
+
+    Raises
+    ------
+    ModelError
+        If the bundle cannot be read.
+    """
+    # ModelError is read_bundle's.
+    tile = read_bundle(model).facts.tile
+    size = (tile.width, tile.height)
+    return tuple(path for path in map(Path, inputs) if _all_patches(path, size))
+
+
+def predict_patches(
+    inputs: Sequence[Path | str],
+    model: Path | str,
+    out: Path | str,
+    *,
+    mpp: float | None = None,
+    precision: Literal["auto", "float32"] = "auto",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> PatchRun:
+    """Recognise patches and write ``patches.csv`` and ``patches.html``.
+
+    Parameters
+    ----------
+    inputs : sequence of Path or str
+        Patches, or folders of patches (those in folders below, too).
+    model : Path or str
+        Folder of a bundle.
+    out : Path or str
+        Folder for both files; they appear whole, and together.
+    mpp : float, optional
+        Micrometres a pixel of the patches; refused where the model was trained at another one.
+    precision : {"auto", "float32"}
+        Whether the model may be computed in bf16 where the CPU does that.
+    on_progress : callable, optional
+        Called with the number of patches done and their total.
+
+    Returns
+    -------
+    PatchRun
+        A patch that cannot be read stops no other.
+
+    Raises
+    ------
+    ModelError
+        If the bundle cannot be read, takes features, or was trained at another mpp.
+    ManifestError
+        If there is no patch, or none can be read.
+    ExportError
+        If `out` cannot be written.
+    """
+    # ManifestError is also the reader's.
+    bundle, out = read_bundle(model), Path(out)
+    _require_mpp(bundle, mpp)
+    patches = [one for path in map(Path, inputs) for one in _patches(path)]
+    if not patches:
+        raise ManifestError(f"{', '.join(map(str, inputs))}: no image in it; give patches, or folders of patches")
+    recogniser = open_recogniser(bundle, quick=True, precision=precision)
+    readers = {root: PatchReader(root) for root in {one.root for one in patches}}
+    size = (bundle.facts.tile.height, bundle.facts.tile.width)
+    found = _recognise(patches, size, readers, recogniser, on_progress or (lambda _done, _total: None))
+    if not found.patches:
+        first = next(iter(found.failures.values()))
+        raise ManifestError(f"none of {len(patches)} patches could be read; the first: {first}")
+    warning = unlike_training(bundle.typicality(), found.colours) if len(found.colours) else ""
+    run = PatchRun(_frame(found, bundle), found.failures, (warning,) if warning else (), bundle)
+    _write(run, found, readers, out)
+    for reader in readers.values():
+        reader.close()
+    return run
+
+
+def _all_patches(path: Path, size: tuple[int, int]) -> bool:
+    if path.is_dir():
+        found = False
+        for one in _images(path):
+            here = _size(one)
+            if here != size and not (here is None and one.suffix.lower() in PLAIN_IMAGES):
+                return False
+            found |= here == size  # one that is damaged is still a patch among patches, and fails by its name
+        return found
+    return path.is_file() and is_slide_name(path.name) and _size(path) == size
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(one for one in folder.rglob("*") if one.is_file() and is_slide_name(one.name))
+
+
+def _size(path: Path) -> tuple[int, int] | None:
+    # Of the header alone.
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except Exception:  # noqa: BLE001 - Pillow raises what its plug-ins raise; here it only means: no plain image
+        return None
+
+
+def _patches(path: Path) -> list[_Patch]:
+    if not path.exists():
+        raise ManifestError(f"{path}: is not there; give patches, or folders of patches")
+    if path.is_file():
+        return [_Patch(path.parent, path.name, str(path))]
+    return [
+        _Patch(path, one.relative_to(path).as_posix(), os.fspath(path / one.relative_to(path))) for one in _images(path)
+    ]
+
+
+def _require_mpp(bundle: Bundle, mpp: float | None) -> None:
+    tile = bundle.facts.tile
+    if tile.height == 1:
+        raise ModelError(
+            f"{bundle.folder}: takes features of {tile.width} numbers, not images; use: sentinode evaluate"
+        )
+    if mpp is not None and tile.mpp is not None and abs(mpp / tile.mpp - 1) > 0.05:
+        raise ModelError(
+            f"the patches have {mpp:g} um a pixel, and {bundle.folder} was trained at {tile.mpp:g}; "
+            f"cut them at {tile.mpp:g}, or train a model at {mpp:g}"
+        )
+
+
+def _recognise(
+    patches: Sequence[_Patch],
+    size: tuple[int, int],
+    readers: dict[Path, PatchReader],
+    recogniser: Recogniser,
+    on_progress: Callable[[int, int], None],
+) -> _Found:
+    kept: list[_Patch] = []
+    proba, colours = [np.empty((0, 1))], [np.empty((0, 0), np.float32)]
+    failures: dict[str, str] = {}
+    step = max(1, len(patches) // LOOKED_AT)
+    for begin in range(0, len(patches), BATCH):
+        batch: list[tuple[_Patch, NDArray[np.uint8]]] = []
+        for one in patches[begin : begin + BATCH]:
+            try:
+                batch.append((one, _read(readers[one.root], one, size)))
+            except ManifestError as fault:
+                failures[one.name] = str(fault)
+        if batch:
+            pixels = np.stack([image for _, image in batch])
+            proba.append(recogniser.predict_proba(pixels).astype(np.float64))
+            colours.append(stain_statistics(pixels[:: min(step, len(pixels))]))
+            kept += [one for one, _ in batch]
+        on_progress(min(begin + BATCH, len(patches)), len(patches))
+    return _Found(kept, np.concatenate(proba[1:] or proba), np.concatenate(colours[1:] or colours), failures)
+
+
+def _read(reader: PatchReader, patch: _Patch, size: tuple[int, int]) -> NDArray[np.uint8]:
+    pixels = reader.read(patch.path).pixels
+    if pixels.shape[:2] != size:
+        here, wanted = (f"{width} x {height} px" for height, width in (pixels.shape[:2], size))
+        raise ManifestError(f"{patch.name}: is {here}, and the model takes {wanted}")
+    return pixels
+
+
+def _frame(found: _Found, bundle: Bundle) -> pd.DataFrame:
+    classes = np.array(bundle.facts.classes)
+    columns = {f"prob_{name}": found.proba[:, place].round(6) for place, name in enumerate(bundle.facts.classes)}
+    called = classes[found.proba.argmax(axis=1)]
+    return pd.DataFrame({"path": [one.name for one in found.patches], **columns, "called": called})
+
+
+def _write(run: PatchRun, found: _Found, readers: dict[Path, PatchReader], out: Path) -> None:
+    proba = found.proba[:, -1]
+
+    def shown(order: NDArray[np.int64]) -> tuple[tuple[NDArray[np.uint8], str, float], ...]:
+        chosen = [(found.patches[row], float(proba[row])) for row in order.tolist()]
+        return tuple((readers[one.root].read(one.path).pixels, one.path, value) for one, value in chosen)
+
+    tile = run.bundle.facts.tile
+    taken = f"{tile.mpp:g} um a pixel, as the model's training images" if tile.mpp else "the same as in training"
+    view = PatchesView(
+        paths=[one.name for one in found.patches],
+        proba=proba,
+        suspicious=shown(np.argsort(-proba, kind="stable")[:SHOWN]),
+        unsure=shown(np.argsort(np.abs(proba - 0.5), kind="stable")[:UNSURE]),
+        warnings=run.warnings,
+        failures=run.failures,
+        facts=run.bundle.facts,
+        footer={"model": f"{run.bundle.facts.algorithm}, {run.bundle.digest}", "resolution taken for granted": taken},
+    )
+    try:
+        with whole_files((out / "patches.csv", out / "patches.html")) as (table, page):
+            run.frame.to_csv(table, index=False)
+            write_patches_page(view, page)
+    except OSError as error:
+        raise ExportError(f"{out}: cannot be written ({error.strerror or error}); choose another --out") from error
