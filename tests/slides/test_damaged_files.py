@@ -126,6 +126,25 @@ def test_absurd_headers_are_refused(tmp_path: Path, what: str):
     assert "absurd.tif" in read_all(path, "tiff")
 
 
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (ABSURD["tiles of gigabytes"], "65536 x 65536 px, too large"),
+        (patched(WHOLE["a.tif"], 322, 2**29 + 2**27), "too large to be read by parts"),
+        (patched(WHOLE["a.tif"], 257, 2_752_812), "lists 12 tiles where its size needs"),
+    ],
+)
+def test_openslide_never_sees_tiles_that_cannot_be(tmp_path: Path, content: bytes, why: str):
+    """Asked for the memory of such a tile, it ends the process, and all other slides with it."""
+    path = tmp_path / "absurd.tif"
+    path.write_bytes(content)
+    with pytest.raises(SlideError, match=why):
+        open_slide(path, reader="openslide")
+    with pytest.raises(SlideError) as told:
+        open_slide(path)
+    assert str(told.value).count(why) <= 1, "readers that agree say it once"
+
+
 def test_pages_in_a_circle_are_refused(tmp_path: Path):
     content = bytearray(WHOLE["a.tif"])
     (page,) = struct.unpack_from("<I", content, 4)

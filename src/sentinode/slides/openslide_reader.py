@@ -15,6 +15,7 @@ from PIL import Image
 from sentinode.errors import SlideError
 from sentinode.geometry import Box, Size
 from sentinode.slides.slide import WHITE, OpenedFile, Pixels
+from sentinode.slides.tiff_reader import require_sound_tiff
 
 __all__ = ["OpenSlideReader", "open_with_openslide"]
 
@@ -104,6 +105,7 @@ def open_with_openslide(path: Path) -> OpenedFile:
     SlideError
         If OpenSlide does not know the format, or the file is damaged.
     """
+    require_sound_tiff(path)  # OpenSlide asks for the memory of a tile whatever its size, and aborts without it
     try:
         slide = openslide.OpenSlide(path)
         slide.set_cache(openslide.OpenSlideCache(CACHE_BYTES))

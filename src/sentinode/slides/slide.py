@@ -481,15 +481,15 @@ def fingerprint(path: Path) -> str:
 
 
 def _opened(path: Path, names: Sequence[str]) -> tuple[str, OpenedFile]:
-    reasons = []
+    reasons: dict[str, None] = {}  # each once, in order
     for name in names:
         module, function = READERS[name].split(":")
         opener: Callable[[Path], OpenedFile] = getattr(importlib.import_module(module), function)
         try:
             return name, opener(path)
         except SlideError as error:
-            reasons.append(str(error).removeprefix(f"{path}: "))
-    raise SlideError(f"{path}: {reasons[0]}" if len(set(reasons)) == 1 else f"{path}: {'; '.join(reasons)}")
+            reasons[str(error).removeprefix(f"{path}: ")] = None
+    raise SlideError(f"{path}: {'; '.join(reasons)}")
 
 
 def _readers_for(path: Path) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ from sentinode.geometry import Size
 from sentinode.slides.jpeg import REDUCTIONS, decode_jpeg, jpeg_frame, shrunk_by, whole_jpeg
 from sentinode.slides.slide import MOST_AREA, MOST_SIDE, WHITE, OpenedFile, Pixels
 
-__all__ = ["TiffReader", "open_tiff"]
+__all__ = ["TiffReader", "open_tiff", "require_sound_tiff"]
 
 CACHE_BYTES = 32 * 2**20
 """Of decoded tiles, for each open slide."""
@@ -48,6 +48,7 @@ MOST_RUN = 4 * 2**20
 MOST_GAP = 2**12
 """Bytes between two tiles that are read along rather than skipped: a page of the disk cache."""
 
+TIFF_BEGINNINGS = frozenset({b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"})
 MOST_PAGES = 10_000
 MOST_VALUES = 2**22
 """Values of a tag: as many tiles of 256 px as the largest slide could have."""
@@ -381,6 +382,40 @@ def open_tiff(path: Path) -> OpenedFile:
         raise SlideError(f"{path}: cannot be read as TIFF ({_one_line(error)}); copy it anew") from error
     finally:
         tiff.close()  # the tiles are read without it
+
+
+def require_sound_tiff(path: Path) -> None:
+    """Refuse a TIFF that is damaged in its structure, before a library opens it that aborts where memory is short.
+
+    A file that is no TIFF is left to that library, and so are NDPI files, whose directories are unlike others'.
+
+    Parameters
+    ----------
+    path : Path
+        Of any file.
+
+    Raises
+    ------
+    SlideError
+        If its directories are damaged, a tile would be larger than can be read by parts or than the file, or fewer
+        tiles are listed than the size needs.
+    """
+    try:
+        if path.suffix.lower() == ".ndpi" or not path.is_file():
+            return
+        with path.open("rb") as file:
+            if file.read(4) not in TIFF_BEGINNINGS:
+                return
+            file.seek(0)
+            _check_directories(file, path.stat().st_size)
+        with tifffile.TiffFile(path) as tiff:
+            for page in (part for one in _pages(tiff.pages) for part in (one, *_pages(one.pages))):
+                if page.is_tiled:
+                    _require_segments(path, page)
+                if max(page.databytecounts, default=0) > path.stat().st_size:
+                    raise SlideError(f"{path}: has a tile of more bytes than the file; it is damaged: copy it anew")
+    except (*_FAULTS, EOFError) as error:
+        raise SlideError(f"{path}: is no TIFF, or is damaged ({_one_line(error)}); copy it anew") from error
 
 
 def _opened(path: Path, tiff: tifffile.TiffFile) -> OpenedFile:
