@@ -319,19 +319,21 @@ def train(  # noqa: PLR0913 - the options of a command
     unknown: Annotated[str, typer.Option(help="Images of unknown patients: leave-out or train.")] = "leave-out",
     mpp: Annotated[float | None, typer.Option(help="Micrometres a pixel, where the manifest does not say.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed, the same patients and weights.")] = 1,
+    calibrate: Annotated[float, typer.Option(help="Share of the patients to calibrate on, e.g. 0.15; 0: none.")] = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Train a recogniser, measure it on patients kept apart, and write it as a model."""
-    from sentinode.terminal import print_evaluation, print_json, training_progress
+    from sentinode.terminal import print_calibration, print_evaluation, print_json, training_progress
     from sentinode.workflows.training import TrainingWish, parse_settings, train_model
 
-    wish = TrainingWish(algorithm, parse_settings(settings or []), test, stop, unknown, mpp, seed)
+    wish = TrainingWish(algorithm, parse_settings(settings or []), test, stop, unknown, mpp, seed, calibrate)
     with training_progress() as listen:
         bundle = train_model(manifest, out, wish, listen)
     if as_json:
         print_json({"model": str(out), "digest": bundle.digest, **bundle.facts.model_dump(mode="json")})
     else:
         print_evaluation(bundle.facts.metrics, bundle.facts.data.n_patients.get("test", 0), str(out))
+        print_calibration(bundle.facts.calibration)
 
 
 @app.command(epilog="Example: sentinode evaluate other-hospital.csv --model model --json")
@@ -351,7 +353,8 @@ def evaluate(
     if as_json:
         print_json(found.to_json())
     else:
-        print_evaluation(found.metrics, found.n_patients, str(model), n_unknown=found.n_unknown)
+        shown = {**found.metrics, **{name: found.calibration[name] for name in ("ece", "rms_corrected")}}
+        print_evaluation(shown, found.n_patients, str(model), n_unknown=found.n_unknown)
 
 
 @app.command(epilog="Example: sentinode predict SLIDES --model model --out answers")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from sentinode.data.leakage import LeakageFinding
-    from sentinode.models.bundle import Value
+    from sentinode.models.bundle import CalibrationFacts, Value
     from sentinode.study.curve import CurveTable
     from sentinode.study.events import Listener, StudyEvent
     from sentinode.study.table import StudyTable
@@ -34,6 +34,7 @@ __all__ = [
     "message_console",
     "prediction_progress",
     "print_bench",
+    "print_calibration",
     "print_check",
     "print_curve",
     "print_description",
@@ -148,6 +149,26 @@ def print_evaluation(metrics: "Mapping[str, Value]", n_patients: int, model: str
     if n_unknown:
         say(f"{n_unknown} images of unknown patients count as a patient each: the intervals are too short")
     say(f"{model}: measured on {n_patients} patients whom it has not seen. Research use only")
+
+
+def print_calibration(facts: "CalibrationFacts | None") -> None:
+    """Say how the probabilities of a model were calibrated, and what that brought.
+
+    Parameters
+    ----------
+    facts : CalibrationFacts or None
+        None where the model is not calibrated; then nothing is said.
+    """
+    if facts is None:
+        return
+    told = ", ".join(f"{name} {loss:.3f}" for name, loss in facts.losses.items())
+    say(f"calibrated on {facts.n_patients} patients of their own: {facts.method} (log loss, held-out patients: {told})")
+    if "ece" in facts.before and "ece" in facts.after:
+        before, after = facts.before["ece"], facts.after["ece"]
+        say(
+            f"expected calibration error on the test patients: {_share(before.value)} before, {_share(after.value)} "
+            f"after (95 % {_share(after.low)} to {_share(after.high)})"
+        )
 
 
 def _share(value: float | None) -> str:

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from sentinode.data.manifest import Manifest, write_manifest
+from sentinode.data.manifest import Manifest, read_manifest, write_manifest
 from sentinode.data.patches import PatchSource
 from sentinode.errors import ExportError, LeakageError, ModelError, PlanError
+from sentinode.models import bundle as bundle_module
 from sentinode.models.bundle import read_bundle
 from sentinode.models.runtime import open_recogniser
 from sentinode.workflows.evaluating import evaluate_model
@@ -157,9 +158,64 @@ def test_a_bundle_that_was_tampered_with_is_refused(network, tmp_path, name):
 def test_a_bundle_of_a_newer_format_is_refused(network, tmp_path):
     copy = _copied(network.folder, tmp_path)
     facts = json.loads((copy / "bundle.json").read_text())
-    (copy / "bundle.json").write_text(json.dumps({**facts, "version": 2}))
+    (copy / "bundle.json").write_text(json.dumps({**facts, "version": 99}))
     with pytest.raises(ModelError, match="update Sentinode"):
         read_bundle(copy)
+
+
+def test_a_bundle_without_a_calibration_opens_as_the_first_format_wrote_it(network, tmp_path, cohorts):
+    # What Sentinode wrote before there were calibrations: format 1, without the field, with a digest over all of it.
+    copy = _copied(network.folder, tmp_path)
+    facts = json.loads((copy / "bundle.json").read_text())
+    stated = {name: value for name, value in facts.items() if name not in {"digest", "calibration"}} | {"version": 1}
+    (copy / "bundle.json").write_text(json.dumps({**stated, "digest": bundle_module._digest(stated)}))
+    old = read_bundle(copy)
+    assert old.facts.calibration is None
+    pixels = PatchSource(read_manifest(cohorts / "theirs.csv"))[np.arange(4)]
+    assert np.array_equal(open_recogniser(old).predict_proba(pixels), open_recogniser(network).predict_proba(pixels))
+
+
+@pytest.fixture(scope="module")
+def calibrated(draw_cohort, tmp_path_factory):
+    """A bundle with six patients to calibrate on, and the cohort's folder."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    write_manifest(draw_cohort(n_patients=20, n_patches=8, seed=6), folder / "m.csv")
+    return train_model(folder / "m.csv", folder / "b", TrainingWish("naive-bayes", calibrate=0.3))
+
+
+def test_a_calibration_is_of_patients_of_their_own_and_applied_by_whoever_opens_the_bundle(calibrated, cohorts):
+    facts = read_bundle(calibrated.folder).facts
+    assert facts.data.n_patients["calibrate"] == facts.calibration.n_patients == 6
+    assert sum(facts.data.n_patients.values()) == 20
+    assert facts.calibration.method != "none", "naive Bayes is far too sure of itself"
+    assert facts.calibration.losses[facts.calibration.method] == min(facts.calibration.losses.values())
+    pixels = PatchSource(read_manifest(cohorts / "theirs.csv"))[np.arange(20)]
+    raw = open_recogniser(calibrated, calibrated=False).predict_proba(pixels)
+    given = open_recogniser(calibrated).predict_proba(pixels)
+    assert np.allclose(given, facts.calibration.calibration.apply(raw))
+    assert np.abs(given - raw).max() > 0.01
+    found = evaluate_model(cohorts / "theirs.csv", calibrated.folder)
+    assert np.allclose(found.predictions["proba_tumour"][:20], given[:, 1])
+    assert found.calibration["ece"].low <= found.calibration["ece"].value <= found.calibration["ece"].high
+
+
+def test_the_numbers_of_a_bundle_are_those_of_calibrated_probabilities(calibrated):
+    facts = calibrated.facts
+    assert facts.metrics["brier"].value == pytest.approx(facts.calibration.after["brier"].value, abs=1e-6)
+    assert facts.metrics["brier"].value != pytest.approx(facts.calibration.before["brier"].value, abs=1e-6)
+
+
+def test_patients_of_the_calibration_are_not_tested_on(calibrated):
+    with pytest.raises(LeakageError, match="trained on patients of it"):
+        evaluate_model(calibrated.folder.parent / "m.csv", calibrated.folder)
+    assert len(calibrated.seen().patients) == 20 - calibrated.facts.data.n_patients["test"]
+
+
+def test_too_few_patients_to_calibrate_on_are_told_before_the_training(cohorts, tmp_path):
+    told = []
+    with pytest.raises(PlanError, match="a calibration needs 5"):
+        train_model(cohorts / "ours.csv", tmp_path / "b", TrainingWish("paper-cnn", calibrate=0.2), told.append)
+    assert not any(isinstance(event, EpochDone) for event in told)
 
 
 def test_a_bundle_whose_file_is_missing_is_refused(network, tmp_path):

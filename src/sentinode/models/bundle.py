@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sentinode.errors import ExportError, ModelError
+from sentinode.evaluation.calibration import Calibration, Method
 from sentinode.evaluation.typicality import Typicality
 from sentinode.storage import whole_folder
 
@@ -37,6 +38,7 @@ __all__ = [
     "TYPICALITY_FILE",
     "Bundle",
     "BundleFacts",
+    "CalibrationFacts",
     "DataFacts",
     "Seen",
     "TileFacts",
@@ -50,7 +52,8 @@ __all__ = [
 ]
 
 FORMAT = "sentinode-bundle"
-VERSION = 1
+VERSION = 2
+"""2: may have a calibration; who reads 1 only would leave it out unnoticed. What has 1 is read as it was written."""
 GRAPH_FILE = "graph.onnx"
 ESTIMATOR_FILE = "estimator.skops"
 TYPICALITY_FILE = "typicality.json"
@@ -98,12 +101,36 @@ class DataFacts(_Facts):
     licence: str = ""
 
 
+class CalibrationFacts(_Facts):
+    """How the probabilities are put right, and what that was worth.
+
+    The first four as in `Calibration`. `losses` are the cross-validated log losses that chose the method; `before` and
+    `after` the measures of `measure_calibration` on the test patients, empty where there were none.
+    """
+
+    method: Method
+    slope: float = 1.0
+    offset: float = 0.0
+    knots: tuple[tuple[float, float], ...] = ()
+    n_patients: int
+    n_images: int
+    losses: dict[str, float] = Field(default_factory=dict)
+    before: dict[str, Value] = Field(default_factory=dict)
+    after: dict[str, Value] = Field(default_factory=dict)
+
+    @property
+    def calibration(self) -> Calibration:
+        """What is applied to probabilities."""
+        return Calibration(self.method, self.slope, self.offset, self.knots)
+
+
 class BundleFacts(_Facts):
     """All that is known of a model, as ``bundle.json`` has it.
 
     `classes` has the positive one last, as the manifest; `columns` is their order in what the file of the model gives.
     The metrics are those of the test part (name -> value with its interval over patients), empty where there was
-    none. `settings` has every setting of the algorithm, the defaults included.
+    none. `settings` has every setting of the algorithm, the defaults included. `calibration` is None where no patients
+    were kept for it; the metrics are those of calibrated probabilities where there is one.
     """
 
     algorithm: str
@@ -116,6 +143,7 @@ class BundleFacts(_Facts):
     versions: dict[str, str]
     training: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Value] = Field(default_factory=dict)
+    calibration: CalibrationFacts | None = None
     intended_use: str = INTENDED_USE
 
     @property

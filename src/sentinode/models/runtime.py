@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sentinode.errors import ModelError
+from sentinode.evaluation.calibration import Calibration
 from sentinode.models.bundle import ESTIMATOR_FILE, GRAPH_FILE, Bundle
 from sentinode.models.tuning import Machine, Recognise, RuntimeChoice, cache_folder, choose
 
@@ -108,7 +109,12 @@ def this_machine() -> Machine:
 
 
 def open_recogniser(
-    bundle: Bundle, *, threads: int | None = None, quick: bool = False, precision: Literal["auto", "float32"] = "auto"
+    bundle: Bundle,
+    *,
+    threads: int | None = None,
+    quick: bool = False,
+    precision: Literal["auto", "float32"] = "auto",
+    calibrated: bool = True,
 ) -> Recogniser:
     """Make a bundle ready to recognise tiles.
 
@@ -123,6 +129,8 @@ def open_recogniser(
         float32, all threads on one batch.
     precision : {"auto", "float32"}
         Whether what is quick may be computed in bf16.
+    calibrated : bool
+        Whether the calibration of the bundle is applied, where it has one.
 
     Returns
     -------
@@ -137,14 +145,16 @@ def open_recogniser(
     # ModelError is that of the two.
     facts = bundle.facts
     order = np.array([facts.columns.index(label) for label in facts.classes])
+    calibration = facts.calibration.calibration if calibrated and facts.calibration is not None else None
     if GRAPH_FILE in bundle.files:
         path = bundle.folder / GRAPH_FILE
         choice = _chosen(bundle, path, precision) if quick else None
         graph = GraphRecogniser(path, threads=threads, choice=choice)
-        return _InOrder(graph.predict_proba, order, MappingProxyType(asdict(graph.choice)))
+        return _InOrder(graph.predict_proba, order, MappingProxyType(asdict(graph.choice)), calibration)
     if ESTIMATOR_FILE in bundle.files:
         runtime = {"engine": f"scikit-learn {metadata.version('scikit-learn')}"}
-        return _InOrder(_estimator(bundle.folder / ESTIMATOR_FILE), order, MappingProxyType(runtime))
+        recognise = _estimator(bundle.folder / ESTIMATOR_FILE)
+        return _InOrder(recognise, order, MappingProxyType(runtime), calibration)
     raise ModelError(f"{bundle.folder}: holds nothing that recognises; train it again")
 
 
@@ -161,13 +171,15 @@ def _chosen(bundle: Bundle, path: Path, precision: Literal["auto", "float32"]) -
 
 @dataclass(frozen=True, eq=False)
 class _InOrder:
-    # The columns as the classes of the bundle: the positive one last, whatever the alphabet says.
+    # The columns as the classes of the bundle: the positive one last, whatever the alphabet says; calibrated.
     recognise: Recognise
     order: NDArray[np.int64]
     runtime: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
     def predict_proba(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return np.ascontiguousarray(self.recognise(tiles)[:, self.order], dtype=np.float32)
+        proba = np.ascontiguousarray(self.recognise(tiles)[:, self.order], dtype=np.float32)
+        return proba if self.calibration is None else self.calibration.apply(proba)
 
 
 # --- engines ------------------------------------------------------------------------------------------------

@@ -13,12 +13,13 @@ from sentinode.data.manifest import Manifest, read_manifest
 from sentinode.data.patches import PatchSource
 from sentinode.errors import ExportError, LeakageError, ModelError
 from sentinode.evaluation.bootstrap import Interval, RepeatPredictions, Statistic, bootstrap_patients
+from sentinode.evaluation.calibration import measure_calibration
 from sentinode.models.bundle import Bundle, Value, image_digest, patient_digest, read_bundle, slide_digest
 from sentinode.models.runtime import open_recogniser
 from sentinode.slides.slide import fingerprint
 from sentinode.storage import whole_file
 
-__all__ = ["Evaluation", "evaluate_model", "measure_predictions", "seen_slides"]
+__all__ = ["Evaluation", "evaluate_model", "measure_predictions", "measure_reliability", "seen_slides"]
 
 BATCH = 64
 METRICS = ("auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "log_loss", "brier")
@@ -41,6 +42,8 @@ class Evaluation:
         Images whose patient nobody knows; they count as a patient each, which makes the intervals too short.
     predictions : DataFrame
         ``image_id, patient_id, label, proba_<class> ...``.
+    calibration : dict of str to Value
+        How far the probabilities are from what came true: `sentinode.evaluation.calibration.MEASURES`.
     """
 
     bundle: Bundle
@@ -49,6 +52,7 @@ class Evaluation:
     n_patients: int
     n_unknown: int
     predictions: pd.DataFrame
+    calibration: dict[str, Value]
 
     def to_json(self) -> dict[str, Any]:
         """Write it as JSON would.
@@ -56,7 +60,7 @@ class Evaluation:
         Returns
         -------
         dict
-            Each metric as ``value, low, high``, and the counts.
+            Each metric as ``value, low, high``, the counts, and ``calibration`` with the same of each of its measures.
         """
         return {
             "model": self.bundle.digest,
@@ -64,6 +68,7 @@ class Evaluation:
             "n_images": self.n_images,
             "n_patients": self.n_patients,
             "n_unknown": self.n_unknown,
+            "calibration": {name: one.model_dump() for name, one in self.calibration.items()},
         }
 
 
@@ -142,6 +147,7 @@ def evaluate_model(
         len(set(groups.tolist()) - {""}),
         int((groups == "").sum()),
         frame,
+        measure_reliability(table, bundle.facts.classes, proba),
     )
 
 
@@ -187,13 +193,39 @@ def measure_predictions(table: Manifest, classes: Sequence[str], proba: NDArray[
     dict of str to Value
         Metric -> value and 95 % interval over patients; None where it cannot be had (one class, one patient).
     """
-    positive = table.frame["label"].to_numpy(dtype=np.str_) == classes[-1]
-    groups = table.groups
-    # Of unknown owners each counts for itself: the best that can be done, and told to whoever reads it.
-    owners = np.array([name or f"\0{row}" for row, name in enumerate(groups.tolist())], dtype=np.str_)
-    repeat = RepeatPredictions(positive, proba[:, -1].astype(np.float64), owners)
-    found = bootstrap_patients([repeat], METRICS)
+    found = bootstrap_patients([_repeat(table, classes, proba)], METRICS)
     return {name: _value(found[Statistic(name, "pooled")]) for name in METRICS}
+
+
+def measure_reliability(table: Manifest, classes: Sequence[str], proba: NDArray[np.float32]) -> dict[str, Value]:
+    """Measure how far probabilities are from what comes true.
+
+    Parameters
+    ----------
+    table : Manifest
+        n images with labels.
+    classes : sequence of str
+        The k columns; the last one is looked for.
+    proba : (n, k) float32
+        Rows sum to 1.
+
+    Returns
+    -------
+    dict of str to Value
+        Of `sentinode.evaluation.calibration.measure_calibration`, with 95 % intervals over patients.
+    """
+    found = measure_calibration(*_repeat(table, classes, proba))
+    return {
+        name: Value(value=_finite(one.value), low=_finite(one.low), high=_finite(one.high))
+        for name, one in found.items()
+    }
+
+
+def _repeat(table: Manifest, classes: Sequence[str], proba: NDArray[np.float32]) -> RepeatPredictions:
+    positive = table.frame["label"].to_numpy(dtype=np.str_) == classes[-1]
+    # Of unknown owners each counts for itself: the best that can be done, and told to whoever reads it.
+    owners = np.array([name or f"\0{row}" for row, name in enumerate(table.groups.tolist())], dtype=np.str_)
+    return RepeatPredictions(positive, proba[:, -1].astype(np.float64), owners)
 
 
 def _value(interval: Interval) -> Value:

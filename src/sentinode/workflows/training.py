@@ -8,7 +8,7 @@ import shutil
 import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -30,8 +30,9 @@ from sentinode.data.leakage import check_split, require_clean
 from sentinode.data.manifest import Manifest, read_manifest
 from sentinode.data.overlaps import find_overlaps
 from sentinode.data.patches import cache_patches
-from sentinode.data.splits import Protocol, Split, make_splits
+from sentinode.data.splits import ROLES, Protocol, Split, make_splits
 from sentinode.errors import ExportError, ModelError, PlanError
+from sentinode.evaluation.calibration import choose_calibration, require_calibrating
 from sentinode.evaluation.typicality import fit_typicality
 from sentinode.models.bundle import (
     ESTIMATOR_FILE,
@@ -39,9 +40,11 @@ from sentinode.models.bundle import (
     TYPICALITY_FILE,
     Bundle,
     BundleFacts,
+    CalibrationFacts,
     DataFacts,
     Seen,
     TileFacts,
+    Value,
     image_digest,
     patient_digest,
     require_free,
@@ -50,7 +53,7 @@ from sentinode.models.bundle import (
 )
 from sentinode.models.graph import NetworkAlgorithm, write_graph
 from sentinode.study.measure import versions
-from sentinode.workflows.evaluating import measure_predictions, seen_slides
+from sentinode.workflows.evaluating import measure_predictions, measure_reliability, seen_slides
 
 __all__ = [
     "DEFAULT_ALGORITHM",
@@ -63,7 +66,6 @@ __all__ = [
 ]
 
 DEFAULT_ALGORITHM = "imagenet-cnn"
-ROLES = ("train", "stop", "test")
 MOST_LOOKED_AT = 2000  # images whose colours are kept as what is usual
 
 _LOG = logging.getLogger(__name__)
@@ -87,6 +89,8 @@ class TrainingWish:
         Micrometres a pixel of the images; goes before the manifest.
     seed : int
         Of the split and of the training.
+    calibrate : float
+        Share of the patients that the probabilities are calibrated on; 0: they stay as they are.
     """
 
     algorithm: str = DEFAULT_ALGORITHM
@@ -96,6 +100,7 @@ class TrainingWish:
     unknown: str = "leave-out"
     mpp: float | None = None
     seed: int = 1
+    calibrate: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -149,7 +154,7 @@ def train_model(
     ManifestError
         If an image cannot be read.
     PlanError
-        If the algorithm, a setting, or the split is impossible.
+        If the algorithm, a setting, or the split is impossible, or too few patients are left to calibrate on.
     LeakageError
         If a test image could be seen in training.
     ModelError
@@ -169,12 +174,17 @@ def train_model(
     table = read_manifest(manifest)
     work = _workplace(out)
     pixels = cache_patches(table, work / "cache", _telling(listen, "reading images"))
-    protocol = Protocol(repeats=1, seed=wish.seed, test=wish.test, stop=wish.stop, unknown=wish.unknown)
+    protocol = Protocol(
+        repeats=1, seed=wish.seed, test=wish.test, stop=wish.stop, calibrate=wish.calibrate, unknown=wish.unknown
+    )
     overlaps = find_overlaps(pixels, on_progress=_telling(listen, "looking for overlaps"))
     (split,) = make_splits(table, protocol, overlaps)
     require_clean(check_split(table, split, overlaps, protocol))
+    if wish.calibrate:
+        require_calibrating(table.codes[split.calibrate] == len(table.classes) - 1, table.groups[split.calibrate])
     algorithm, seconds = _fit(spec, wish.seed, (table, pixels, split), work / "checkpoint", listen)
     size = (int(pixels.shape[1]), int(pixels.shape[2]))
+    calibration = _calibration(algorithm, table, pixels, split, wish.seed)
     facts = BundleFacts(
         algorithm=wish.algorithm,
         settings=json.loads(json.dumps(settings, default=str)),
@@ -185,7 +195,8 @@ def train_model(
         data=_data(table, split, protocol),
         versions={"sentinode": __version__, "python": platform.python_version(), **versions()},
         training={"seconds": round(seconds, 1), **_best_epoch(algorithm)},
-        metrics=_test_metrics(algorithm, table, pixels, split),
+        metrics=_test_metrics(algorithm, table, pixels, split, calibration),
+        calibration=calibration,
     )
     content = {**_content(algorithm, size, work), **_typicality(table, pixels, split)}
     bundle = write_bundle(out, facts, content, _seen(table, pixels, split))
@@ -309,13 +320,50 @@ def _best_epoch(algorithm: Algorithm) -> dict[str, Any]:
     return {} if log is None else {"best_epoch": log.best_epoch, "device": str(log.device)}
 
 
-def _test_metrics(algorithm: Algorithm, table: Manifest, pixels: NDArray[np.uint8], split: Split) -> dict[str, Any]:
+def _calibration(
+    algorithm: Algorithm, table: Manifest, pixels: NDArray[np.uint8], split: Split, seed: int
+) -> CalibrationFacts | None:
+    if len(split.calibrate) == 0:
+        return None
+    classes = _classes(algorithm, table)
+    codes = np.array([classes.index(label) for label in table.frame["label"].iloc[split.calibrate]])
+    proba = _proba(algorithm, table, pixels, split.calibrate)
+    chosen = choose_calibration(codes, proba, table.groups[split.calibrate], seed=seed)
+    before, after = {}, {}
+    if len(split.test):
+        tested, raw = table.select(split.test), _proba(algorithm, table, pixels, split.test)
+        before = measure_reliability(tested, classes, raw)
+        after = measure_reliability(tested, classes, chosen.calibration.apply(raw))
+    return CalibrationFacts(
+        **asdict(chosen.calibration),
+        n_patients=chosen.n_patients,
+        n_images=chosen.n_images,
+        losses=dict(chosen.losses),
+        before=before,
+        after=after,
+    )
+
+
+def _proba(
+    algorithm: Algorithm, table: Manifest, pixels: NDArray[np.uint8], rows: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    columns = [str(name) for name in algorithm.classes_]
+    return algorithm.predict_proba(pixels[rows])[:, [columns.index(name) for name in _classes(algorithm, table)]]
+
+
+def _test_metrics(
+    algorithm: Algorithm,
+    table: Manifest,
+    pixels: NDArray[np.uint8],
+    split: Split,
+    calibration: CalibrationFacts | None,
+) -> dict[str, Value]:
     if len(split.test) == 0:
         return {}
-    classes = _classes(algorithm, table)
-    columns = [str(name) for name in algorithm.classes_]
-    proba = algorithm.predict_proba(pixels[split.test])[:, [columns.index(name) for name in classes]]
-    return measure_predictions(table.select(split.test), classes, proba)
+    proba = _proba(algorithm, table, pixels, split.test)
+    if calibration is not None:
+        proba = calibration.calibration.apply(proba)
+    return measure_predictions(table.select(split.test), _classes(algorithm, table), proba)
 
 
 def _classes(algorithm: Algorithm, table: Manifest) -> tuple[str, ...]:
@@ -367,8 +415,8 @@ def _row(record: EpochRecord) -> dict[str, Any]:
 
 
 def _seen(table: Manifest, pixels: NDArray[np.uint8], split: Split) -> Seen:
-    # What chose the epoch was seen as well as what was trained on.
-    rows = np.concatenate([split.train, split.stop])
+    # What chose the epoch or the calibration was seen as well as what was trained on.
+    rows = np.concatenate([split.train, split.stop, split.calibrate])
     patients = {patient_digest(name) for name in table.groups[rows].tolist() if name}
     # An image of one colour says nothing of whose it is: bare glass is in every set.
     images = (pixels[row] for row in rows.tolist())
