@@ -14,6 +14,7 @@ BENCHMARKS = (
     ("training_speed.py",),
     ("phantom_difficulty.py", "--preset", "10x", "--seeds", "1"),
     ("interval_coverage.py", "19", "100"),
+    ("triage_simulation.py",),
     ("overlap_search.py", str(REAL)),
 )
 

@@ -320,13 +320,17 @@ def train(  # noqa: PLR0913 - the options of a command
     mpp: Annotated[float | None, typer.Option(help="Micrometres a pixel, where the manifest does not say.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed, the same patients and weights.")] = 1,
     calibrate: Annotated[float, typer.Option(help="Share of the patients to calibrate on, e.g. 0.15; 0: none.")] = 0.0,
+    certify: Annotated[float, typer.Option(help="Share of the patients to certify a triage on; 0: no promise.")] = 0.0,
+    alpha: Annotated[float, typer.Option(help="Triage: share of patients with a tumour that may be missed.")] = 0.01,
+    delta: Annotated[float, typer.Option(help="Triage: probability with which its promise may be broken.")] = 0.05,
     as_json: AsJson = False,
 ) -> None:
     """Train a recogniser, measure it on patients kept apart, and write it as a model."""
-    from sentinode.terminal import print_calibration, print_evaluation, print_json, training_progress
+    from sentinode.terminal import print_calibration, print_evaluation, print_json, print_promises, training_progress
     from sentinode.workflows.training import TrainingWish, parse_settings, train_model
 
-    wish = TrainingWish(algorithm, parse_settings(settings or []), test, stop, unknown, mpp, seed, calibrate)
+    known = parse_settings(settings or [])
+    wish = TrainingWish(algorithm, known, test, stop, unknown, mpp, seed, calibrate, certify, alpha, delta)
     with training_progress() as listen:
         bundle = train_model(manifest, out, wish, listen)
     if as_json:
@@ -334,6 +338,7 @@ def train(  # noqa: PLR0913 - the options of a command
     else:
         print_evaluation(bundle.facts.metrics, bundle.facts.data.n_patients.get("test", 0), str(out))
         print_calibration(bundle.facts.calibration)
+        print_promises(bundle.facts.promises)
 
 
 @app.command(epilog="Example: sentinode evaluate other-hospital.csv --model model --json")
@@ -414,6 +419,35 @@ def predict(  # noqa: PLR0913 - the options of a command
         if profile:
             print_profile(run.results)
     raise typer.Exit(code=int(bool(run.failures)))
+
+
+@app.command(epilog="Example: sentinode triage others.csv --model model --prevalence 0.2 --out triage")
+def triage(  # noqa: PLR0913 - the options of a command
+    manifest: Annotated[
+        Path, _path_argument(help="Labelled slides or patches of patients whom the model has not seen.")
+    ],
+    *,
+    model: Annotated[Path, _path_option(help="The folder that sentinode train wrote.")],
+    prevalence: Annotated[float, typer.Option(help="Share of the slides to be read that have a tumour.")],
+    alpha: Annotated[float, typer.Option(help="Share of patients with a tumour that may be missed.")] = 0.01,
+    delta: Annotated[float, typer.Option(help="Probability with which a confident promise may be broken.")] = 0.05,
+    by_site: Annotated[bool, typer.Option("--by-site", help="A promise for each site, too.")] = False,
+    mpp_table: Annotated[Path | None, _path_option(help="A CSV with the columns slide,mpp.")] = None,
+    out: Annotated[Path | None, _path_option(help="A folder to write: page, tables, curve.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say which slides need not be read first, what is promised of them, and what that saves."""
+    from sentinode.terminal import print_json, print_triage, progress
+    from sentinode.workflows.slide_inputs import mpp_wish
+    from sentinode.workflows.triaging import TriageWish, triage_manifest
+
+    wish = TriageWish(prevalence, alpha, delta, by_site, None if mpp_table is None else mpp_wish(None, mpp_table))
+    with progress("recognising") as advance:
+        found = triage_manifest(manifest, model, wish, out=out, on_progress=advance)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_triage(found, out)
 
 
 @app.command(epilog="Example: sentinode bench slide.svs --part reading --json")

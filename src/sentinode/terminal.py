@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from sentinode.data.leakage import LeakageFinding
-    from sentinode.models.bundle import CalibrationFacts, Value
+    from sentinode.models.bundle import CalibrationFacts, PromiseFacts, Value
     from sentinode.study.curve import CurveTable
     from sentinode.study.events import Listener, StudyEvent
     from sentinode.study.table import StudyTable
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sentinode.workflows.predicting import SlideDone, TilesDone
     from sentinode.workflows.predicting_patches import PatchRun
     from sentinode.workflows.training import TrainingEvent
+    from sentinode.workflows.triaging import TriageReport
 
 __all__ = [
     "console",
@@ -43,10 +44,12 @@ __all__ = [
     "print_manifest",
     "print_patches",
     "print_profile",
+    "print_promises",
     "print_rows",
     "print_slides",
     "print_study",
     "print_tiles",
+    "print_triage",
     "progress",
     "say",
     "start_logging",
@@ -171,6 +174,43 @@ def print_calibration(facts: "CalibrationFacts | None") -> None:
         )
 
 
+def print_promises(promises: "Sequence[PromiseFacts]") -> None:
+    """Say what a model promises of what it calls clear.
+
+    Parameters
+    ----------
+    promises : sequence of PromiseFacts
+        Empty where nobody asked for one; then nothing is said.
+    """
+    for one in promises:
+        say(f"triage, {one.kind}: {one.promise.in_words()}")
+
+
+def print_triage(report: "TriageReport", out: Path | None) -> None:
+    """Show the operating table of a triage, and say what is promised.
+
+    Parameters
+    ----------
+    report : TriageReport
+        Of ``sentinode.workflows.triaging``.
+    out : Path or None
+        Where the page lies, if it was written.
+    """
+    from sentinode.report.triage_page import per_hundred, triage_rows  # noqa: PLC0415 - imports matplotlib
+
+    print_rows(*triage_rows(report.table))
+    if report.sites:
+        print_rows(*triage_rows(report.sites, first="site"))
+    for one in report.points:
+        say(f"{one.promise.kind}: {one.promise.in_words()} {per_hundred(one, report.wish.prevalence)}")
+    for one in report.stored:
+        told = f"{one.n_missed} of {one.n_patients} patients with a tumour are missed here"
+        say(f"the model's own promise, {one.promise.kind}, alpha {one.promise.alpha:g}: {told}")
+    for note in report.notes:
+        say(note)
+    say(f"open {out / 'triage.html'}. Research use only" if out else "Research use only")
+
+
 def _share(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.3f}"
 
@@ -187,10 +227,12 @@ def print_slides(results: "Sequence[Mapping[str, Any]]", failures: Mapping[str, 
     out : Path
         Where the answers lie.
     """
+    promised = any(one.get("triage") for one in results)
     rows = [
         (
             str(one["slide_id"]),
             str(one["verdict"]),
+            *((str((one.get("triage") or {}).get("verdict", "")),) if promised else ()),
             _share(one["score"]),
             f"{one['regions']}",
             f"{one['suspicious_mm2']:.3f}",
@@ -200,7 +242,12 @@ def print_slides(results: "Sequence[Mapping[str, Any]]", failures: Mapping[str, 
         for one in results
     ]
     if rows:
-        print_rows(("slide", "verdict", "score", "regions", "mm2", "tiles", "seconds"), rows)
+        print_rows(
+            ("slide", "verdict", *(("triage",) if promised else ()), "score", "regions", "mm2", "tiles", "seconds"),
+            rows,
+        )
+    for words in sorted({one["triage"]["words"] for one in results if one.get("triage")}):
+        say(words)
     for reason in failures.values():
         say(f"failed: {reason}")
     say(f"open {out / 'index.html'}. Research use only")

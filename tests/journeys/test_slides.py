@@ -18,6 +18,7 @@ from sentinode.geometry import Raster, Size
 from sentinode.inference.engine import recognise_tiles
 from sentinode.inference.maps import probability_map
 from sentinode.inference.predictions import TilePredictions, read_predictions
+from sentinode.models.runtime import open_recogniser
 from sentinode.seeds import stream
 from sentinode.slides.annotations import Annotations, Region, write_asap
 from sentinode.slides.resolution import MppWish
@@ -28,6 +29,7 @@ from sentinode.workflows.evaluating import evaluate_model
 from sentinode.workflows.predicting import PredictionWish, SlideDone, TilesDone, predict_slides
 from sentinode.workflows.tiling import TilesWish, make_tiles, parse_classes
 from sentinode.workflows.training import TrainingWish, train_model
+from sentinode.workflows.triaging import TriageWish, triage_manifest
 
 WIDTH, HEIGHT, MPP = 2003, 1501, 2.0
 TILE, TILE_MPP = 24, 4.0
@@ -379,3 +381,82 @@ def test_two_slides_of_one_name_are_refused(model, tmp_path):
         predict_slides([tmp_path / "a", tmp_path / "b"], model.folder, tmp_path / "out")
     with pytest.raises(SlideError, match="has no slide in it"):
         predict_slides([tmp_path], model.folder, tmp_path / "out")
+
+
+# --- triage ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certified(cohort, tiles):
+    """A model that was certified on whole slides: two with and two without a lesion, and half may be missed."""
+    assert tiles.manifest.tile_px == TILE
+    wish = TrainingWish("naive-bayes", test=0.25, stop=0.0, certify=0.5, alpha=0.5)
+    return train_model(cohort / "tiles.csv", cohort / "certified", wish)
+
+
+def test_a_promise_of_slides_is_certified_on_whole_slides(certified, cohort):
+    confident, average = certified.facts.promises
+    assert (average.unit, average.n_patients, average.misses) == ("slides", 2, 0)
+    assert confident.threshold is None, "five would be needed"
+    assert "a tumour slide called clear" in average.promise.in_words()
+    # The threshold is a score that predict gives to a slide of the certify part, or the line of the suspicious.
+    tumour_slides = [cohort / "slides" / f"s{number}.tif" for number in (1, 3, 5, 7)]
+    recogniser = open_recogniser(certified)
+    assert average.threshold == 0.5 or average.threshold in {
+        predicting.score_slide(path, certified, recogniser) for path in tumour_slides
+    }
+
+
+def test_slides_are_sorted_by_the_promise_of_the_model(certified, answers, tmp_path):
+    folder, _ = answers
+    wish = PredictionWish(exports=(), overlay=False)
+    run = predict_slides([folder / "lesion.tif", folder / "normal.tif"], certified.folder, tmp_path / "out", wish)
+    lesion, normal = run.results
+    assert (lesion["triage"]["verdict"], normal["triage"]["verdict"]) == ("suspicious", "clear")
+    assert normal["triage"]["kind"] == "average"
+    assert "at most 50 % of the patients with a tumour have a tumour slide called clear" in normal["triage"]["words"]
+    assert "Triage: clear" in (tmp_path / "out" / "normal" / "report.html").read_text()
+    assert "at most 50 % of the patients" in (tmp_path / "out" / "index.html").read_text()
+    assert pd.read_csv(tmp_path / "out" / "slides.csv")["triage"].tolist() == ["suspicious", "clear"]
+    assert lesion["runtime"].get("precision", "float32") == "float32"
+
+
+def test_a_promise_holds_for_no_other_options(certified, answers, tmp_path):
+    folder, _ = answers
+    wish = PredictionWish(check_quality=False, exports=(), overlay=False)
+    (normal,) = predict_slides([folder / "normal.tif"], certified.folder, tmp_path / "out", wish).results
+    assert normal["triage"]["verdict"] == "review"
+    assert "certified with other options" in normal["triage"]["words"]
+
+
+def test_a_model_without_a_promise_sorts_nothing(answers):
+    folder, run = answers
+    assert [one["triage"] for one in run.results] == [None, None]
+    assert "Triage" not in (folder / "out" / "normal" / "report.html").read_text()
+
+
+def test_a_triage_of_tiles_is_one_of_their_slides(model, tmp_path):
+    for name in ("slides", "drawings"):
+        (tmp_path / name).mkdir()
+    lesions = {"t0": (900, 700, 220), "t1": None}
+    for number, (name, lesion) in enumerate(lesions.items()):
+        draw(tmp_path / "slides" / f"{name}.tif", lesion, seed=40 + number)
+        if lesion:
+            disc = shapely.Point(lesion[:2]).buffer(lesion[2])
+            write_asap(Annotations((Region("Tumor", disc),)), tmp_path / "drawings" / f"{name}.xml")
+    rows = [(name, f"q{name}", "tumour" if lesion else "normal") for name, lesion in lesions.items()]
+    pd.DataFrame(rows, columns=["slide_id", "patient_id", "label"]).to_csv(tmp_path / "slides.csv", index=False)
+    wish = TilesWish(TILE_MPP, TILE, tmp_path / "drawings", tmp_path / "slides.csv")
+    make_tiles([tmp_path / "slides"], tmp_path / "tiles.csv", wish)
+    found = triage_manifest(tmp_path / "tiles.csv", model.folder, TriageWish(0.5, alpha=0.5))
+    assert (len(found.cases), found.cases.unit) == (2, "slides")
+    assert found.cases.positive.tolist() == [True, False]
+    assert found.cases.patient.tolist() == ["qt0", "qt1"]
+    wish = PredictionWish(exports=(), overlay=False)
+    run = predict_slides([tmp_path / "slides"], model.folder, tmp_path / "out", wish)
+    known = {one["slide_id"]: one["score"] for one in run.results}
+    warned = {one["slide_id"] for one in run.results if one["warnings"]}
+    expected = [np.inf if name in warned else known[name] for name in lesions]
+    assert found.cases.score.tolist() == pytest.approx(expected, abs=1e-6)
+    average = found.points[1]
+    assert (average.promise.n_patients, average.n_missed) == (1, 0)

@@ -220,7 +220,7 @@ def certify(cases: TriageCases, kind: Kind, *, alpha: float = 0.01, delta: float
     Returns
     -------
     Promise
-        One that clears nothing where the patients are too few.
+        One that clears nothing where the patients are too few; what is suspicious is never clear.
 
     Raises
     ------
@@ -232,7 +232,8 @@ def certify(cases: TriageCases, kind: Kind, *, alpha: float = 0.01, delta: float
     given = None if kind == "average" else delta
     _, lowest = lowest_by_patient(cases.score, cases.positive, cases.patient)
     misses = misses_allowed(len(lowest), alpha, given)
-    return Promise(kind, cases.unit, alpha, given, threshold(lowest, misses), len(lowest), misses, site)
+    below = min(threshold(lowest, misses), SUSPICIOUS)
+    return Promise(kind, cases.unit, alpha, given, below, len(lowest), misses, site)
 
 
 def promises_by_site(

@@ -29,6 +29,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sentinode.errors import ExportError, ModelError
 from sentinode.evaluation.calibration import Calibration, Method
+from sentinode.evaluation.conformal import NOTHING, Kind
+from sentinode.evaluation.triage import Promise, Unit
 from sentinode.evaluation.typicality import Typicality
 from sentinode.storage import whole_folder
 
@@ -40,6 +42,7 @@ __all__ = [
     "BundleFacts",
     "CalibrationFacts",
     "DataFacts",
+    "PromiseFacts",
     "Seen",
     "TileFacts",
     "Value",
@@ -53,7 +56,7 @@ __all__ = [
 
 FORMAT = "sentinode-bundle"
 VERSION = 2
-"""2: may have a calibration; who reads 1 only would leave it out unnoticed. What has 1 is read as it was written."""
+"""2: may have a calibration and promises, which a reader of 1 would leave out unnoticed. What has 1 is still read."""
 GRAPH_FILE = "graph.onnx"
 ESTIMATOR_FILE = "estimator.skops"
 TYPICALITY_FILE = "typicality.json"
@@ -86,6 +89,11 @@ class TileFacts(_Facts):
     width: int = Field(ge=1)
     mpp: float | None = Field(default=None, gt=0)
     mpp_source: Literal["manifest", "given", "unknown"] = "unknown"
+
+    @property
+    def takes_slides(self) -> bool:
+        """Whether slides can be read for it: square tiles of known resolution, and no rows of features."""
+        return self.height > 1 and self.width == self.height and self.mpp is not None
 
 
 class DataFacts(_Facts):
@@ -124,13 +132,39 @@ class CalibrationFacts(_Facts):
         return Calibration(self.method, self.slope, self.offset, self.knots)
 
 
+class PromiseFacts(_Facts):
+    """What the model promises of what it calls clear, from patients whom nothing else has touched.
+
+    As `sentinode.evaluation.triage.Promise`; a `threshold` of None calls nothing clear. `scoring` is what the scores of
+    the slides depended on: a promise holds for no other. `cleared_normal` is the share of the certify patients' slides
+    (or patches) without a tumour that is called clear.
+    """
+
+    kind: Kind
+    unit: Unit
+    alpha: float
+    delta: float | None
+    threshold: float | None
+    n_patients: int
+    misses: int
+    scoring: dict[str, Any] = Field(default_factory=dict)
+    cleared_normal: Value = Value(value=None)
+
+    @property
+    def promise(self) -> Promise:
+        """The same, for the triage."""
+        threshold = NOTHING if self.threshold is None else self.threshold
+        return Promise(self.kind, self.unit, self.alpha, self.delta, threshold, self.n_patients, self.misses)
+
+
 class BundleFacts(_Facts):
     """All that is known of a model, as ``bundle.json`` has it.
 
     `classes` has the positive one last, as the manifest; `columns` is their order in what the file of the model gives.
     The metrics are those of the test part (name -> value with its interval over patients), empty where there was
     none. `settings` has every setting of the algorithm, the defaults included. `calibration` is None where no patients
-    were kept for it; the metrics are those of calibrated probabilities where there is one.
+    were kept for it; the metrics are those of calibrated probabilities where there is one. `promises` are the confident
+    one and the average one, where patients were kept to certify.
     """
 
     algorithm: str
@@ -144,6 +178,7 @@ class BundleFacts(_Facts):
     training: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Value] = Field(default_factory=dict)
     calibration: CalibrationFacts | None = None
+    promises: tuple[PromiseFacts, ...] = ()
     intended_use: str = INTENDED_USE
 
     @property

@@ -48,10 +48,12 @@ def write_cohort_page(
 
 
 def _slides(results: Sequence[Mapping[str, Any]], positive: str) -> Section:
+    promised = any(one.get("triage") for one in results)
     rows = tuple(
         (
             Link(str(one["slide_id"]), f"{one['slide_id']}/report.html"),
             str(one["verdict"]),
+            *((str((one.get("triage") or {}).get("verdict", "")),) if promised else ()),
             "" if one["score"] is None else f"{one['score']:.3f}",
             f"{one['regions']}",
             f"{one['suspicious_mm2']:.3f}",
@@ -63,13 +65,15 @@ def _slides(results: Sequence[Mapping[str, Any]], positive: str) -> Section:
     header = (
         "slide",
         "verdict",
+        *(("triage",) if promised else ()),
         f"score for {positive}",
         "regions",
         "suspicious, mm²",
         "tiles recognised",
         "um a pixel",
     )
-    return Section("Slides, the most suspicious first", tables=(TextTable(header, rows),))
+    words = "; ".join(sorted({one["triage"]["words"] for one in results if one.get("triage")}))
+    return Section("Slides, the most suspicious first", words, tables=(TextTable(header, rows),))
 
 
 def _failures(failures: Mapping[str, str]) -> Section:

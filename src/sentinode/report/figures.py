@@ -18,7 +18,9 @@ from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter, Scalar
 from numpy.typing import NDArray
 
 from sentinode.errors import PlanError
+from sentinode.evaluation.calibration import Reliability
 from sentinode.evaluation.learning_curve import LearningCurve
+from sentinode.evaluation.triage import OperatingPoint, WorkloadCurve
 
 __all__ = [
     "accuracy_per_repeat",
@@ -28,10 +30,12 @@ __all__ = [
     "learning_curves",
     "pretraining_curves",
     "probability_histogram",
+    "reliability_diagram",
     "roc_curves",
     "time_against_accuracy",
     "to_svg",
     "training_curves",
+    "workload_against_sensitivity",
 ]
 
 # Okabe and Ito 2008, "Color Universal Design": told apart with any colour vision; their yellow is too pale.
@@ -439,6 +443,70 @@ def learning_curves(curves: Mapping[str, LearningCurve], *, unit: str, label: st
     axes.set_ylabel(label)
     axes.grid(color="#EEEEEE")
     axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def workload_against_sensitivity(curve: WorkloadCurve, points: Sequence[OperatingPoint], *, unit: str) -> Figure:
+    """Plot what share of the work is saved against what share of the patients with a tumour is not missed.
+
+    Parameters
+    ----------
+    curve : WorkloadCurve
+        Over all thresholds.
+    points : sequence of OperatingPoint
+        Promises to mark; those that clear nothing are not.
+    unit : str
+        ``"slides"`` or ``"patches"``.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Sensitivity with its exact pointwise interval over the workload saved.
+    """
+    figure, axes = _canvas(width=5.6, height=4.2)
+    # Steps: between two scores nothing changes.
+    axes.fill_between(
+        curve.workload, curve.sensitivity_low, curve.sensitivity_high, color=PALETTE[0], alpha=0.13, lw=0, step="pre"
+    )
+    axes.step(curve.workload, curve.sensitivity, where="pre", color=PALETTE[0], lw=1.8)
+    for point, colour in zip(points, (PALETTE[1], PALETTE[2]), strict=False):
+        if point.promise.clears:
+            label = f"{point.promise.kind}, alpha {100 * point.promise.alpha:g} %"
+            axes.plot(point.workload.value, 1 - point.missed.value, "D", color=colour, ms=7, label=label)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=f"share of all {unit} called clear (workload saved)")
+    axes.set_ylabel("patients with a tumour who are not missed")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.grid(color="#EEEEEE")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=9, loc="lower left")
+    return figure
+
+
+def reliability_diagram(diagrams: Mapping[str, Reliability]) -> Figure:
+    """Plot what was said against what came true.
+
+    Parameters
+    ----------
+    diagrams : mapping of str to Reliability
+        Name -> bins.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A point a bin with its interval over patients; the dotted diagonal is perfect.
+    """
+    figure, axes = _canvas(width=4.6, height=4.4)
+    axes.plot([0, 1], [0, 1], color="#AAAAAA", lw=1, ls=":")
+    for name, colour in colours(list(diagrams)).items():
+        one = diagrams[name]
+        bars = np.nan_to_num(np.maximum([one.true - one.low, one.high - one.true], 0.0))
+        axes.errorbar(one.said, one.true, bars, color=colour, marker="o", ms=4, capsize=3, lw=1.2, label=name)
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", xlabel="probability that was said")
+    axes.set_ylabel("share that came true")
+    axes.grid(color="#EEEEEE")
+    if len(diagrams) > 1:
+        axes.legend(frameon=False, fontsize=9)
     return figure
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,8 @@ class SlideView:
         The model.
     footer : mapping of str to str
         Digests, versions, seconds.
+    triage : mapping, optional
+        ``verdict`` (clear, review, suspicious) and ``words`` (the promise that it rests on), where the model has one.
     """
 
     predictions: TilePredictions
@@ -69,6 +72,7 @@ class SlideView:
     warnings: Sequence[str]
     facts: BundleFacts
     footer: Mapping[str, str]
+    triage: Mapping[str, Any] | None = None
 
 
 def write_slide_page(view: SlideView, path: Path) -> None:
@@ -96,10 +100,26 @@ def write_slide_page(view: SlideView, path: Path) -> None:
         ),
         badges=("research use only", f"model {facts.algorithm}", f"{predictions.mpp:g} um a pixel"),
         notes=tuple(view.warnings),
-        sections=(_overview(view), _fields(view), _regions(view), _quality(view), _model(view)),
+        sections=(
+            *(() if view.triage is None else (_triage(view.triage),)),
+            _overview(view),
+            _fields(view),
+            _regions(view),
+            _quality(view),
+            _model(view),
+        ),
         footer=tuple(view.footer.items()),
     )
     write_page(page, path)
+
+
+def _triage(triage: Mapping[str, Any]) -> Section:
+    meaning = {
+        "clear": "need not be read first",
+        "review": "to be read; neither clear nor suspicious",
+        "suspicious": "to be read first",
+    }
+    return Section(f"Triage: {triage['verdict']}", f"{meaning[triage['verdict']].capitalize()}. {triage['words']}")
 
 
 def _overview(view: SlideView) -> Section:

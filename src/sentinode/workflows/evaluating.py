@@ -19,7 +19,14 @@ from sentinode.models.runtime import open_recogniser
 from sentinode.slides.slide import fingerprint
 from sentinode.storage import whole_file
 
-__all__ = ["Evaluation", "evaluate_model", "measure_predictions", "measure_reliability", "seen_slides"]
+__all__ = [
+    "Evaluation",
+    "evaluate_model",
+    "measure_predictions",
+    "measure_reliability",
+    "require_unseen",
+    "seen_slides",
+]
 
 BATCH = 64
 METRICS = ("auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "log_loss", "brier")
@@ -110,14 +117,8 @@ def evaluate_model(
     """
     # ManifestError is the reader's.
     bundle, table = read_bundle(model), read_manifest(manifest)
-    _require_classes(bundle, table, manifest)
+    require_unseen(bundle, table, manifest)
     seen = bundle.seen()
-    known = [name for name in dict.fromkeys(table.groups.tolist()) if name and patient_digest(name) in seen.patients]
-    if known:
-        raise LeakageError(_in_words(manifest, "patients", known))
-    if seen_slides(table) & seen.slides:
-        names = [name for name in dict.fromkeys(table.frame["slide_id"]) if slide_digest(name) in seen.slides]
-        raise LeakageError(_in_words(manifest, "slides", names or ["the same files under other names"]))
     recogniser, source = open_recogniser(bundle), PatchSource(table)
     _require_size(bundle, source.shape, manifest)
     proba = np.empty((len(table), len(bundle.facts.classes)), dtype=np.float32)
@@ -149,6 +150,38 @@ def evaluate_model(
         frame,
         measure_reliability(table, bundle.facts.classes, proba),
     )
+
+
+def require_unseen(bundle: Bundle, table: Manifest, manifest: Path | str) -> None:
+    """Refuse a manifest with labels that a model does not know, or patients or slides that it has seen.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        The model.
+    table : Manifest
+        Of patches or tiles.
+    manifest : Path or str
+        Where it was read from, for the message.
+
+    Raises
+    ------
+    ModelError
+        If a label is none of its classes.
+    LeakageError
+        If a patient or a slide was in the training data.
+    SlideError
+        If a slide cannot be read.
+    """
+    # SlideError is seen_slides's.
+    _require_classes(bundle, table, manifest)
+    seen = bundle.seen()
+    known = [name for name in dict.fromkeys(table.groups.tolist()) if name and patient_digest(name) in seen.patients]
+    if known:
+        raise LeakageError(_in_words(manifest, "patients", known))
+    if seen_slides(table) & seen.slides:
+        names = [name for name in dict.fromkeys(table.frame["slide_id"]) if slide_digest(name) in seen.slides]
+        raise LeakageError(_in_words(manifest, "slides", names or ["the same files under other names"]))
 
 
 def seen_slides(table: Manifest) -> frozenset[str]:

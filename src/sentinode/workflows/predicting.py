@@ -9,7 +9,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -23,6 +23,8 @@ import sentinode.errors
 from sentinode._version import __version__
 from sentinode.algorithms.descriptors import stain_statistics
 from sentinode.errors import ExportError, SlideError
+from sentinode.evaluation.conformal import NOTHING
+from sentinode.evaluation.triage import triage_of
 from sentinode.evaluation.typicality import Typicality, unlike_training
 from sentinode.execution import Failure, run_jobs
 from sentinode.export.formats import EXPORTS, export_writer
@@ -30,7 +32,7 @@ from sentinode.geometry import Box, Size
 from sentinode.inference.engine import recognise_tiles
 from sentinode.inference.maps import probability_map, suspicious_regions
 from sentinode.inference.predictions import TilePredictions, write_predictions
-from sentinode.inference.summary import slide_score, suspicious_fields
+from sentinode.inference.summary import TOP, slide_score, suspicious_fields
 from sentinode.models.bundle import Bundle, read_bundle
 from sentinode.models.runtime import Recogniser, open_recogniser
 from sentinode.report.cohort_page import write_cohort_page
@@ -46,7 +48,15 @@ from sentinode.slides.tissue import tissue_of
 from sentinode.storage import abandoned, whole_file, whole_folder
 from sentinode.workflows.slide_inputs import find_slides, require_shares
 
-__all__ = ["PredictionRun", "PredictionWish", "SlideDone", "TilesDone", "predict_slides"]
+__all__ = [
+    "PredictionRun",
+    "PredictionWish",
+    "SlideDone",
+    "TilesDone",
+    "predict_slides",
+    "score_slide",
+    "slide_scoring",
+]
 
 THUMBNAIL_PX = 1600
 """Longer side of the overview and of the heatmap."""
@@ -58,7 +68,7 @@ LOOKED_AT = 200
 """Tiles whose colours are held against those of the training images."""
 
 THRESHOLD = 0.5
-"""Score from which a slide is called suspicious; not calibrated, and no promise of a sensitivity."""
+"""Score from which a slide is called suspicious; no promise of a sensitivity: that is the triage's."""
 
 FORMAT = "sentinode-slide-result-1"
 _RESULT = "result.json"
@@ -199,7 +209,9 @@ def predict_slides(
     slides = find_slides([Path(one) for one in inputs])
     for leftover in abandoned(out):
         shutil.rmtree(leftover, ignore_errors=True)
-    recogniser = open_recogniser(bundle, quick=True, precision=wish.precision)
+    # What was certified in float32 is promised in float32.
+    promised = any(one.unit == "slides" for one in bundle.facts.promises)
+    recogniser = open_recogniser(bundle, quick=True, precision="float32" if promised else wish.precision)
     work = _Work(bundle, tile_mpp, recogniser, out, wish, listen, len(slides), bundle.typicality())
     jobs = [(path, (work, path, number)) for number, path in enumerate(slides, start=1)]
     results, failures = [], {}
@@ -256,6 +268,7 @@ class _Read(NamedTuple):
     refusal: str
     warnings: tuple[str, ...]
     profile: Mapping[str, float]  # seconds
+    triage: dict[str, Any] | None  # verdict, kind of the promise, and the promise in words
 
 
 def _do_slide(job: tuple[_Work, Path, int]) -> dict[str, Any]:
@@ -323,6 +336,21 @@ def _require_ours(folder: Path) -> None:
 
 
 def _recognise(work: _Work, slide: Slide, number: int) -> _Read:
+    predictions, refusal, profile = _recognise_tiles(work, slide, number)
+    begun = time.perf_counter()
+    scale, fields = slide.info.scale, suspicious_fields(predictions, side_um=FIELD_UM)
+    field_mpp = max(FIELD_MPP, scale.mpp)
+    thumbnail = slide.thumbnail(THUMBNAIL_PX)
+    shown = tuple((slide.read(one.box, field_mpp), one.proba) for one in fields)
+    unlike = _unlike(work, slide, predictions)
+    warnings = (*((slide.info.note,) if slide.info.note else ()), *unlike)
+    triage = _triage(work, predictions, fit=not (refusal or unlike))
+    profile = {**profile, "pictures": time.perf_counter() - begun}
+    return _Read(predictions, thumbnail, shown, field_mpp, refusal, warnings, profile, triage)
+
+
+def _recognise_tiles(work: _Work, slide: Slide, number: int) -> tuple[TilePredictions, str, dict[str, float]]:
+    # The tiles, why the slide is refused or "", and seconds.
     tile, started = work.bundle.facts.tile, time.perf_counter()
     mask = tissue_of(slide)
     grid = tile_grid(
@@ -347,16 +375,86 @@ def _recognise(work: _Work, slide: Slide, number: int) -> _Read:
         readers=work.wish.readers,
         on_progress=lambda done, of: work.listen(TilesDone(slide.info.slide_id, number, work.n_slides, done, of)),
     )
-    tiles, begun = time.perf_counter() - begun, time.perf_counter()
-    predictions = _predictions(work, slide, grid, found.proba, found.flag)
+    profile = {"tissue": tissue, "tiles": time.perf_counter() - begun, **asdict(found.spent)}
     refusal = _refusal(found.flag) if judge is not None else ""
-    scale, fields = slide.info.scale, suspicious_fields(predictions, side_um=FIELD_UM)
-    field_mpp = max(FIELD_MPP, scale.mpp)
-    thumbnail = slide.thumbnail(THUMBNAIL_PX)
-    shown = tuple((slide.read(one.box, field_mpp), one.proba) for one in fields)
-    warnings = (*((slide.info.note,) if slide.info.note else ()), *_unlike(work, slide, predictions))
-    profile = {"tissue": tissue, "tiles": tiles, **asdict(found.spent), "pictures": time.perf_counter() - begun}
-    return _Read(predictions, thumbnail, shown, field_mpp, refusal, warnings, profile)
+    return _predictions(work, slide, grid, found.proba, found.flag), refusal, profile
+
+
+def slide_scoring(wish: PredictionWish | None = None) -> dict[str, Any]:
+    """Say what the score of a slide depends on beside the model and the slide.
+
+    Parameters
+    ----------
+    wish : PredictionWish, optional
+        How slides are recognised.
+
+    Returns
+    -------
+    dict of str to object
+        A promise that was certified with one is worth nothing with another.
+    """
+    wish = wish or PredictionWish()
+    return {
+        "score": f"mean of the {TOP} highest tiles that do not overlap",
+        "overlap": wish.overlap,
+        "minimum_tissue": wish.minimum_tissue,
+        "check_quality": wish.check_quality,
+        "precision": "float32",
+        "sentinode": __version__,
+    }
+
+
+def score_slide(path: Path, bundle: Bundle, recogniser: Recogniser, mpp: MppWish | None = None) -> float:
+    """Score a slide as `predict_slides` does for its triage, and write nothing.
+
+    Parameters
+    ----------
+    path : Path
+        Of the slide.
+    bundle : Bundle
+        The model.
+    recogniser : Recogniser
+        Of the bundle, in float32.
+    mpp : MppWish, optional
+        What is known of the slide's resolution beside its file.
+
+    Returns
+    -------
+    float
+        From 0 to 1; infinity for what is never called clear: a slide that is refused, or unlike the training images.
+
+    Raises
+    ------
+    SlideError
+        If the slide cannot be read, or has no tissue.
+    ModelError
+        If the bundle does not say at which mpp it was trained.
+    """
+    # The errors are those of the steps.
+    wish = PredictionWish(mpp=mpp or MppWish())
+    work = _Work(bundle, bundle.mpp_of_tiles(), recogniser, path, wish, lambda _event: None, 1, bundle.typicality())
+    with open_slide(path, wish.mpp) as slide:
+        predictions, refusal, _ = _recognise_tiles(work, slide, 1)
+        fit = not (refusal or _unlike(work, slide, predictions))
+    score = slide_score(predictions)
+    return score if fit and math.isfinite(score) else math.inf
+
+
+def _triage(work: _Work, predictions: TilePredictions, *, fit: bool) -> dict[str, Any] | None:
+    # None where the model promises nothing of slides.
+    promises = [one for one in work.bundle.facts.promises if one.unit == "slides"]
+    if not promises:
+        return None
+    facts = next((one for one in promises if one.threshold is not None), promises[0])
+    promise, words = facts.promise, facts.promise.in_words()
+    if facts.scoring != slide_scoring(work.wish):
+        promise = replace(promise, threshold=NOTHING)
+        words = (
+            "Nothing is called clear: the promise was certified with other options, or by another Sentinode "
+            f"({facts.scoring.get('sentinode')}), and holds for no other."
+        )
+    score = slide_score(predictions) if fit else math.nan
+    return {"verdict": triage_of(score, promise), "kind": promise.kind, "words": words}
 
 
 def _write_cohort(run: PredictionRun, bundle: Bundle, out: Path) -> None:
@@ -365,13 +463,25 @@ def _write_cohort(run: PredictionRun, bundle: Bundle, out: Path) -> None:
     there = (_read_result(folder) for folder in sorted(out.iterdir()) if folder.is_dir())
     results = _ordered(one for one in there if one and one["model"] == bundle.digest and one["slide_id"] not in failed)
     write_cohort_page(results, run.failures, bundle.facts, out / "index.html")
-    columns = ("slide_id", "verdict", "score", "regions", "suspicious_mm2", "tiles", "recognised", "mpp", "path")
+    columns = (
+        "slide_id",
+        "verdict",
+        "triage",
+        "score",
+        "regions",
+        "suspicious_mm2",
+        "tiles",
+        "recognised",
+        "mpp",
+        "path",
+    )
     lost = [
         {"slide_id": slide_id_of(name), "verdict": f"failed: {why}", "path": name} for name, why in run.failures.items()
     ]
     try:
         with whole_file(out / "slides.csv") as part:
-            pd.DataFrame([*map(dict, results), *lost], columns=list(columns)).to_csv(part, index=False)
+            rows = [{**one, "triage": (one.get("triage") or {}).get("verdict", "")} for one in results]
+            pd.DataFrame([*rows, *lost], columns=list(columns)).to_csv(part, index=False)
     except OSError as error:
         raise ExportError(f"{out / 'slides.csv'}: cannot be written ({error.strerror or error}); make room") from error
 
@@ -450,6 +560,7 @@ def _result(work: _Work, path: Path, read: _Read, key: str, seconds: float) -> d
         "path": str(path),
         "verdict": verdict,
         "score": score if np.isfinite(score) else None,
+        "triage": read.triage,
         "regions": len(regions),
         "largest_mm": None if not regions else [round(value, 4) for value in max(one.extent_mm for one in regions)],
         "suspicious_mm2": round(sum(one.area_mm2 for one in regions), 5),
@@ -498,6 +609,7 @@ def _write(work: _Work, slide: Slide, read: _Read, result: dict[str, Any], folde
                 quality=result["left_out"],
                 warnings=read.warnings,
                 facts=work.bundle.facts,
+                triage=result["triage"],
                 footer=_footer(work.bundle, result),
             )
             write_slide_page(view, part / "report.html")

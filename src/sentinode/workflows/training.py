@@ -33,6 +33,7 @@ from sentinode.data.patches import cache_patches
 from sentinode.data.splits import ROLES, Protocol, Split, make_splits
 from sentinode.errors import ExportError, ModelError, PlanError
 from sentinode.evaluation.calibration import choose_calibration, require_calibrating
+from sentinode.evaluation.triage import TriageCases
 from sentinode.evaluation.typicality import fit_typicality
 from sentinode.models.bundle import (
     ESTIMATOR_FILE,
@@ -42,6 +43,7 @@ from sentinode.models.bundle import (
     BundleFacts,
     CalibrationFacts,
     DataFacts,
+    PromiseFacts,
     Seen,
     TileFacts,
     Value,
@@ -52,8 +54,10 @@ from sentinode.models.bundle import (
     write_bundle,
 )
 from sentinode.models.graph import NetworkAlgorithm, write_graph
+from sentinode.models.runtime import open_recogniser
 from sentinode.study.measure import versions
 from sentinode.workflows.evaluating import measure_predictions, measure_reliability, seen_slides
+from sentinode.workflows.triaging import promise_facts, require_promise, slide_cases
 
 __all__ = [
     "DEFAULT_ALGORITHM",
@@ -91,6 +95,10 @@ class TrainingWish:
         Of the split and of the training.
     calibrate : float
         Share of the patients that the probabilities are calibrated on; 0: they stay as they are.
+    certify : float
+        Share of the patients that a promise of the triage is certified on; 0: nothing is promised.
+    alpha, delta : float
+        Of that promise, as in `sentinode.evaluation.triage.certify`.
     """
 
     algorithm: str = DEFAULT_ALGORITHM
@@ -101,6 +109,9 @@ class TrainingWish:
     mpp: float | None = None
     seed: int = 1
     calibrate: float = 0.0
+    certify: float = 0.0
+    alpha: float = 0.01
+    delta: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -168,6 +179,7 @@ def train_model(
     wish, out, listen = wish or TrainingWish(), Path(out), on_event or (lambda _event: None)
     require_free(out)
     require_extra(wish.algorithm)
+    require_promise(wish.alpha, wish.delta)
     spec = AlgorithmSpec(wish.algorithm, wish.settings)
     settings = {**algorithm_settings(wish.algorithm), **wish.settings}
     build_algorithm(spec, wish.seed)  # an impossible setting is told before hours of reading
@@ -175,7 +187,13 @@ def train_model(
     work = _workplace(out)
     pixels = cache_patches(table, work / "cache", _telling(listen, "reading images"))
     protocol = Protocol(
-        repeats=1, seed=wish.seed, test=wish.test, stop=wish.stop, calibrate=wish.calibrate, unknown=wish.unknown
+        repeats=1,
+        seed=wish.seed,
+        test=wish.test,
+        stop=wish.stop,
+        calibrate=wish.calibrate,
+        certify=wish.certify,
+        unknown=wish.unknown,
     )
     overlaps = find_overlaps(pixels, on_progress=_telling(listen, "looking for overlaps"))
     (split,) = make_splits(table, protocol, overlaps)
@@ -198,8 +216,16 @@ def train_model(
         metrics=_test_metrics(algorithm, table, pixels, split, calibration),
         calibration=calibration,
     )
-    content = {**_content(algorithm, size, work), **_typicality(table, pixels, split)}
-    bundle = write_bundle(out, facts, content, _seen(table, pixels, split))
+    content, seen = (
+        {**_content(algorithm, size, work), **_typicality(table, pixels, split)},
+        _seen(table, pixels, split),
+    )
+    if len(split.certify):
+        # What is certified is what will be used: the same files, opened in the same way, without the promise only.
+        shutil.rmtree(work / "draft", ignore_errors=True)
+        draft = write_bundle(work / "draft", facts, content, seen)
+        facts = facts.model_copy(update={"promises": _promises(draft, table, pixels, split, (wish, listen))})
+    bundle = write_bundle(out, facts, content, seen)
     shutil.rmtree(work, ignore_errors=True)
     return bundle
 
@@ -344,6 +370,24 @@ def _calibration(
     )
 
 
+def _promises(
+    draft: Bundle, table: Manifest, pixels: NDArray[np.uint8], split: Split, how: tuple[TrainingWish, Listener]
+) -> tuple[PromiseFacts, ...]:
+    wish, listen = how
+    recogniser, tell, rows = open_recogniser(draft), _telling(listen, "certifying"), split.certify
+    if table.tile_px is not None and draft.facts.tile.takes_slides:
+        cases, notes = slide_cases(table, rows, draft, recogniser, on_progress=tell)
+        for note in notes:
+            _LOG.warning("%s", note)
+        return promise_facts(cases, wish.alpha, wish.delta)
+    parts = np.array_split(rows, max(1, len(rows) // 64))
+    score = np.concatenate([recogniser.predict_proba(np.asarray(pixels[part]))[:, -1] for part in parts])
+    frame = table.frame.iloc[rows]
+    positive, site = (frame["label"] == table.positive).to_numpy(), frame["site"].to_numpy(dtype=np.str_)
+    cases = TriageCases(score.astype(np.float64), positive, table.groups[rows], site, "patches")
+    return promise_facts(cases, wish.alpha, wish.delta)
+
+
 def _proba(
     algorithm: Algorithm, table: Manifest, pixels: NDArray[np.uint8], rows: NDArray[np.int64]
 ) -> NDArray[np.float32]:
@@ -415,8 +459,8 @@ def _row(record: EpochRecord) -> dict[str, Any]:
 
 
 def _seen(table: Manifest, pixels: NDArray[np.uint8], split: Split) -> Seen:
-    # What chose the epoch or the calibration was seen as well as what was trained on.
-    rows = np.concatenate([split.train, split.stop, split.calibrate])
+    # What chose the epoch, the calibration or a threshold was seen as well as what was trained on.
+    rows = np.concatenate([split.train, split.stop, split.calibrate, split.certify])
     patients = {patient_digest(name) for name in table.groups[rows].tolist() if name}
     # An image of one colour says nothing of whose it is: bare glass is in every set.
     images = (pixels[row] for row in rows.tolist())
