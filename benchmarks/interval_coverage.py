@@ -17,9 +17,9 @@ from sentinode.evaluation.bootstrap import (
     RepeatPredictions,
     Statistic,
     _compile,
-    _draw,
     _mean_where_defined,
     bootstrap_patients,
+    draw_patients,
 )
 from sentinode.evaluation.metrics import auc
 from sentinode.seeds import stream
@@ -88,7 +88,7 @@ def main(n_patients: int, n_studies: int) -> None:
 
 def _plain_percentiles(repeats: list[RepeatPredictions], statistic: Statistic, seed: int) -> NDArray[np.float64]:
     # The same replicates, without the widening.
-    ids, draws = _draw([np.asarray(repeat.patient) for repeat in repeats], 1000, seed)
+    ids, draws = draw_patients([np.asarray(repeat.patient) for repeat in repeats], 1000, seed)
     compiled = _compile(repeats, ids, (statistic.metric,))[statistic]
     replicates = _mean_where_defined(np.stack([quotient(draws) for quotient in compiled]))[1:]
     return np.nanpercentile(replicates, [2.5, 97.5])

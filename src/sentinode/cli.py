@@ -19,6 +19,7 @@ from sentinode.errors import PlanError, SentinodeError
 
 if TYPE_CHECKING:
     from sentinode.study.table import StudyTable
+    from sentinode.workflows.slide_evaluation import SlideEvaluationWish
 
 __all__ = ["app", "main"]
 
@@ -341,18 +342,59 @@ def train(  # noqa: PLR0913 - the options of a command
         print_promises(bundle.facts.promises)
 
 
-@app.command(epilog="Example: sentinode evaluate other-hospital.csv --model model --json")
-def evaluate(
-    manifest: Annotated[Path, _path_argument(help="Labelled images of patients whom the model has not seen.")],
+@app.command(
+    epilog="Example: sentinode evaluate SLIDES --model model --froc --truth XML --slides slides.csv --out measured"
+)
+def evaluate(  # noqa: PLR0913 - the options of a command
+    inputs: Annotated[
+        list[Path], _path_argument(help="A manifest of labelled images; with --froc, slides or folders of slides.")
+    ],
     *,
     model: Annotated[Path, _path_option(help="The folder that sentinode train wrote.")],
     predictions: Annotated[Path | None, _path_option(help="A CSV to write: each image, its probabilities.")] = None,
+    froc: Annotated[
+        bool, typer.Option("--froc", help="Measure on slides: lesions found against false alarms a slide, slide AUC.")
+    ] = False,
+    truth: Annotated[
+        Path | None, _path_option(help="--froc: folder of drawings (XML, GeoJSON) or masks (TIFF, PNG) of the slides.")
+    ] = None,
+    slides: Annotated[
+        Path | None, _path_option(help="--froc: a table of the slides: slide_id, patient_id, label where known.")
+    ] = None,
+    no_truth_is_normal: Annotated[
+        bool, typer.Option("--no-truth-is-normal", help="--froc: a slide without drawing and mask has no lesion.")
+    ] = False,
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="--froc: a drawn name and its class, e.g. Tumor=tumour.")
+    ] = None,
+    mask_value: Annotated[int | None, typer.Option(help="--froc: the value of tumour in the masks.")] = None,
+    radius: Annotated[float, typer.Option(help="--froc: micrometres around a detection without another.")] = 187.0,
+    out: Annotated[
+        Path | None, _path_option(help="--froc: folder for everything; may be one of sentinode predict.")
+    ] = None,
+    mpp: Annotated[float | None, typer.Option(help="--froc: micrometres a pixel of the slides.")] = None,
+    mpp_table: Annotated[Path | None, _path_option(help="--froc: a CSV with the columns slide,mpp.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a model on images that it has not seen, with intervals over patients; refuses those that it has."""
+    """Measure a model on images or slides that it has not seen, with intervals over patients; refuses the others."""
     from sentinode.terminal import print_evaluation, print_json, progress
-    from sentinode.workflows.evaluating import evaluate_model
+    from sentinode.workflows.evaluating import evaluate_model, the_manifest
 
+    if froc:
+        from sentinode.workflows.slide_evaluation import slide_evaluation_wish
+
+        wish = slide_evaluation_wish(
+            truth,
+            slides,
+            classes or [],
+            (mpp, mpp_table),
+            mask_value=mask_value,
+            no_truth_is_normal=no_truth_is_normal,
+            radius_um=radius,
+        )
+        _evaluate_slides(inputs, model, wish, out, as_json=as_json)
+        return
+    manifest = the_manifest(inputs, for_slides=(truth, slides, out))
     with progress("recognising") as advance:
         found = evaluate_model(manifest, model, predictions=predictions, on_progress=advance)
     if as_json:
@@ -360,6 +402,21 @@ def evaluate(
     else:
         shown = {**found.metrics, **{name: found.calibration[name] for name in ("ece", "rms_corrected")}}
         print_evaluation(shown, found.n_patients, str(model), n_unknown=found.n_unknown)
+
+
+def _evaluate_slides(
+    inputs: list[Path], model: Path, wish: "SlideEvaluationWish", out: Path | None, *, as_json: bool
+) -> None:
+    from sentinode.terminal import prediction_progress, print_json, print_slide_evaluation
+    from sentinode.workflows.slide_evaluation import evaluate_slides
+
+    with prediction_progress() as listen:
+        found = evaluate_slides(inputs, model, wish, out, listen)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_slide_evaluation(found, out)
+    raise typer.Exit(code=int(bool(found.failures)))
 
 
 @app.command(epilog="Example: sentinode predict SLIDES --model model --out answers")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sentinode.workflows.describing import Description
     from sentinode.workflows.predicting import SlideDone, TilesDone
     from sentinode.workflows.predicting_patches import PatchRun
+    from sentinode.workflows.slide_evaluation import SlideEvaluation
     from sentinode.workflows.training import TrainingEvent
     from sentinode.workflows.triaging import TriageReport
 
@@ -46,6 +47,7 @@ __all__ = [
     "print_profile",
     "print_promises",
     "print_rows",
+    "print_slide_evaluation",
     "print_slides",
     "print_study",
     "print_tiles",
@@ -277,6 +279,42 @@ def print_patches(run: "PatchRun", out: Path) -> None:
     for reason in run.failures.values():
         say(f"failed: {reason}")
     say(f"open {out / 'patches.html'}; every patch stands in {out / 'patches.csv'}. Research use only")
+
+
+def print_slide_evaluation(found: "SlideEvaluation", out: Path | None) -> None:
+    """Say how good a model is on slides: lesions found against false alarms, the AUC of slides, what failed.
+
+    Parameters
+    ----------
+    found : SlideEvaluation
+        What was measured.
+    out : Path or None
+        Where it was written; None where nothing was kept.
+    """
+    values = {
+        "FROC score": found.score,
+        **{f"lesions found at {rate} false alarms a slide": one for rate, one in found.sensitivity.items()},
+        "AUC of the slides": found.auc,
+    }
+    print_rows(
+        ("", "value", "95 % over patients"),
+        [(name, _share(one.value), f"{_share(one.low)} to {_share(one.high)}") for name, one in values.items()],
+    )
+    positive = found.bundle.facts.positive
+    say(
+        f"{len(found.slides)} slides of {found.n_patients} patients, "
+        f"{sum(one.label == positive for one in found.slides)} with {positive}; "
+        f"{found.found.n_lesions} lesions, {found.found.n_isolated} smaller ones that count neither way"
+    )
+    if found.n_unknown:
+        say(f"{found.n_unknown} slides of unknown patients count as a patient each: name them with --slides")
+    for note in found.notes:
+        say(note)
+    for reason in found.failures.values():
+        say(f"failed, and in no number: {reason}")
+    if out is not None and found.found.n_lesions:
+        say(f"the curve: {out / 'froc.png'}")
+    say("Research use only")
 
 
 def print_bench(found: "Bench") -> None:

@@ -63,7 +63,7 @@ def slow_replicates(repeats, metric, average, ids, draws):
 @pytest.mark.parametrize("metric", list(METRICS))
 def test_a_replicate_is_the_metric_of_patches_copied_as_their_patients_were_drawn(metric, average):
     repeats = study()
-    ids, draws = bootstrap._draw([r.patient for r in repeats], 40, seed=7)
+    ids, draws = bootstrap.draw_patients([r.patient for r in repeats], 40, seed=7)
     expected = slow_replicates(repeats, metric, average, ids, draws)
     interval = bootstrap_patients(repeats, [metric], n=40, seed=7)[metric, average]
     assert interval.mean == pytest.approx(expected[0], abs=1e-12)
@@ -193,7 +193,7 @@ def test_a_difference_is_paired_patient_by_patient():
     repeats = study(seed=5)
     harder = [RepeatPredictions(p, np.round(0.8 * np.asarray(s), 3), w) for p, s, w in repeats]
     found = bootstrap_difference(repeats, harder, n=60, seed=7)
-    ids, draws = bootstrap._draw([r.patient for r in repeats], 60, seed=7)
+    ids, draws = bootstrap.draw_patients([r.patient for r in repeats], 60, seed=7)
     for (metric, average), interval in found.items():
         one, other = (slow_replicates(r, metric, average, ids, draws) for r in (repeats, harder))
         # The mean over repeats of the difference is the difference of the means where both have all repeats.
@@ -265,7 +265,7 @@ def test_the_band_is_that_of_curves_weighted_by_the_draws():
     repeats = study(seed=8, n_test=4)
     grid = np.array([0.1, 0.3, 0.7])
     band = roc_band(repeats, grid, n=40, seed=3)
-    ids, draws = bootstrap._draw([r.patient for r in repeats], 40, 3)
+    ids, draws = bootstrap.draw_patients([r.patient for r in repeats], 40, 3)
     replicates = []
     for counts in draws[1:]:
         drawn = dict(zip(ids, counts, strict=True))

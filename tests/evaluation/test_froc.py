@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from sentinode.evaluation.froc import RATES, Detections, froc, lesion_truth
+from sentinode.evaluation.bootstrap import draw_patients, effective_number, expanded_tail
+from sentinode.evaluation.froc import RATES, Detections, SlideHits, froc, froc_of_hits, froc_spread, lesion_truth
+from sentinode.seeds import stream
 
 UM, DOWNSAMPLE = 10.0, (40.0, 40.0)  # a pixel of the grid is 10 um and 40 level-0 pixels wide
 
@@ -101,3 +103,39 @@ def test_no_slide_and_no_number_are_errors():
         froc([])
     with pytest.raises(ValueError, match="not finite"):
         froc([(truth(), points((np.nan, 1, 1)))])
+
+
+def test_the_interval_is_what_drawing_patients_anew_gives():
+    """The quick way, by counts at the bends of the curve, against the plain one: the whole measure again and again."""
+    rng = stream(1, "froc spread")
+    patients = ["a", "a", "b", "c", "d", "e"]
+    slides = [
+        SlideHits(
+            rng.random(rng.integers(0, 30)).round(1),  # equal confidences, too
+            np.where(rng.random(n) < 0.2, -np.inf, rng.random(n).round(1)),
+            0,
+        )
+        for n in (3, 0, 2, 4, 0, 1)
+    ]
+    ids, draws = draw_patients([np.asarray(patients)], 200, 1)
+    plain = []
+    for draw in draws[1:].astype(int):
+        drawn = [slides[at] for name, times in zip(ids, draw, strict=True) for at in places(patients, name) * times]
+        if any(len(one.best) for one in drawn):
+            found = froc_of_hits(drawn)
+            plain.append((found.score, *found.at_rates))
+    tail = expanded_tail(0.95, effective_number(np.array([3.0, 2.0, 4.0, 0.0, 1.0])))
+    low, high = np.quantile(plain, [tail, 1 - tail], axis=0)
+    spread = froc_spread(slides, patients, n=200)
+    assert np.column_stack([low, high]) == pytest.approx(np.array([spread.score, *spread.at_rates]))
+
+
+def places(patients, name):
+    return [place for place, one in enumerate(patients) if one == name]
+
+
+def test_one_patient_with_lesions_has_no_interval():
+    slides = [SlideHits(np.array([0.5]), np.array([0.9, 0.2]), 0), SlideHits(np.array([0.1]), np.array([]), 0)]
+    assert np.isnan(froc_spread(slides, ["ann", "bo"]).score).all()
+    with pytest.raises(ValueError, match="give each slide its patient"):
+        froc_spread(slides, ["ann"])

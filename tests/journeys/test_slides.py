@@ -1,6 +1,7 @@
 """Slides in, answer out: tiles, a model, predictions; what lies at (x, y) must be found at (x, y)."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -10,11 +11,14 @@ import tifffile
 from PIL import Image
 from scipy import ndimage
 
+from sentinode.cli import main
 from sentinode.data.manifest import read_manifest, write_manifest
 from sentinode.data.patches import PatchSource
 from sentinode.errors import LeakageError, ManifestError, ModelError, PlanError, SlideError
+from sentinode.evaluation.froc import froc_of_hits, slide_hits
 from sentinode.export.formats import export_writer
-from sentinode.geometry import Raster, Size
+from sentinode.geometry import Raster, Scale, Size
+from sentinode.inference.detections import read_detections
 from sentinode.inference.engine import recognise_tiles
 from sentinode.inference.maps import probability_map
 from sentinode.inference.predictions import TilePredictions, read_predictions
@@ -25,8 +29,10 @@ from sentinode.slides.resolution import MppWish
 from sentinode.slides.slide import open_slide
 from sentinode.slides.tiling import tile_grid
 from sentinode.workflows import predicting
-from sentinode.workflows.evaluating import evaluate_model
+from sentinode.workflows.evaluating import evaluate_model, the_manifest
 from sentinode.workflows.predicting import PredictionWish, SlideDone, TilesDone, predict_slides
+from sentinode.workflows.slide_evaluation import SlideEvaluationWish, evaluate_slides, slide_evaluation_wish
+from sentinode.workflows.slide_truth import TruthWish, find_truth, lesions_on
 from sentinode.workflows.tiling import TilesWish, make_tiles, parse_classes
 from sentinode.workflows.training import TrainingWish, train_model
 from sentinode.workflows.triaging import TriageWish, triage_manifest
@@ -460,3 +466,173 @@ def test_a_triage_of_tiles_is_one_of_their_slides(model, tmp_path):
     assert found.cases.score.tolist() == pytest.approx(expected, abs=1e-6)
     average = found.points[1]
     assert (average.promise.n_patients, average.n_missed) == (1, 0)
+
+
+# --- measured on slides ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def unseen(tmp_path_factory):
+    """Slides with lesions, and without, a broken one, and one of which nothing is known."""
+    folder = tmp_path_factory.mktemp("unseen")
+    for name in ("slides", "truth"):
+        (folder / name).mkdir()
+    places = {"u1": (700, 700, 200), "u2": (1250, 800, 260), "u3": None, "u4": None, "u5": None}
+    rows = [("u6", "q5", "normal", "drawn for a test")]
+    for number, (name, lesion) in enumerate(places.items()):
+        draw(folder / "slides" / f"{name}.tif", lesion, seed=40 + number)
+        rows.append((name, f"q{number}", "" if name == "u5" else "tumour" if lesion else "normal", "synthetic"))
+    (folder / "slides" / "u6.svs").write_bytes(b"no slide at all")
+    pd.DataFrame(rows, columns=["slide_id", "patient_id", "label", "provenance"]).to_csv(
+        folder / "slides.csv", index=False
+    )
+    write_asap(Annotations((Region("Tumor", shapely.Point(700, 700).buffer(200)),)), folder / "truth" / "u1.xml")
+    # As a mask; and below it cells that count neither way, on which nothing was drawn.
+    y, x = np.indices((HEIGHT // 2 + 1, WIDTH // 2 + 1)) * 2 + 1
+    inside = (np.hypot(x - 1250, y - 800) < 260) | (np.hypot(x - 500, y - 1100) < 20)
+    Image.fromarray((inside * 255).astype(np.uint8)).save(folder / "truth" / "u2_mask.png")
+    write_asap(Annotations(()), folder / "truth" / "u3.xml")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def measured(model, unseen):
+    """What came out, in a folder."""
+    wish = SlideEvaluationWish(TruthWish(unseen / "truth"), unseen / "slides.csv")
+    return evaluate_slides([unseen / "slides"], model.folder, wish, unseen / "out")
+
+
+def test_lesions_are_found_before_the_first_false_alarm(measured):
+    assert [(one.slide_id, one.patient_id, one.label, one.lesions, one.isolated) for one in measured.slides] == [
+        ("u1", "q0", "tumour", 1, 0),
+        ("u2", "q1", "tumour", 1, 1),
+        ("u3", "q2", "normal", 0, 0),
+        ("u4", "q3", "normal", 0, 0),
+    ]
+    assert measured.score.value == 1.0
+    assert (measured.auc.value, measured.auc.low) == (1.0, 1.0)
+    assert measured.sensitivity["0.25"].model_dump() == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert measured.found.false_alarms.max() > 8, "the map of a slide has more than eight peaks"
+    assert "synthetic slides: this says nothing about tissue" in measured.notes
+
+
+def test_what_cannot_be_measured_is_in_no_number_and_told(measured, unseen):
+    assert set(measured.failures) == {str(unseen / "slides" / name) for name in ("u5.tif", "u6.svs")}
+    assert "neither a drawing nor a mask" in measured.failures[str(unseen / "slides" / "u5.tif")]
+    assert measured.found.n_slides == 4
+    assert not (unseen / "out" / "u5").exists(), "nothing was done in vain"
+
+
+def test_the_files_are_those_of_the_challenge_and_say_the_same(measured, unseen):
+    out = unseen / "out"
+    assert names(out / "detections") == ["u1.csv", "u2.csv", "u3.csv", "u4.csv"]
+    confidence, x, y = map(float, (out / "detections" / "u2.csv").read_text().splitlines()[0].split(","))
+    assert confidence > 0.9
+    assert np.hypot(x - 1250, y - 800) < 260 + 37.5 / MPP
+    stored = json.loads((out / "froc.json").read_text())
+    assert stored == json.loads(json.dumps(measured.to_json()))
+    assert (stored["froc"]["value"], stored["n_lesions"], stored["n_isolated"]) == (1.0, 2, 1)
+    # The same from the files alone.
+    truth = TruthWish(unseen / "truth", no_truth_is_normal=True)
+    hits = []
+    for name in ("u1", "u2", "u3", "u4"):
+        lesions = lesions_on(
+            find_truth(unseen / "slides" / f"{name}.tif", truth, "tumour"), Size(WIDTH, HEIGHT), Scale(MPP)
+        )
+        hits.append(slide_hits(lesions, read_detections(out / "detections" / f"{name}.csv")))
+    assert froc_of_hits(hits).at_rates == measured.found.at_rates
+    with Image.open(out / "froc.png") as picture:
+        assert picture.size[0] > 500
+    assert "2 lesions on 4 slides" in (out / "froc.svg").read_text()
+
+
+def test_slides_that_were_recognised_are_not_recognised_again(measured, model, unseen):
+    assert measured.n_unknown == 0
+    told = []
+    wish = SlideEvaluationWish(TruthWish(unseen / "truth", no_truth_is_normal=True))
+    again = evaluate_slides([unseen / "slides"], model.folder, wish, unseen / "out", told.append)
+    assert {event.slide_id for event in told if isinstance(event, TilesDone)} == {"u5"}
+    assert len(again.slides) == 5
+    assert again.n_unknown == 5, "each slide stands for a patient where no table says whose it is"
+    assert set(again.failures) == {str(unseen / "slides" / "u6.svs")}
+
+
+def test_slides_of_one_kind_have_no_area_and_without_lesions_there_is_no_score(measured, model, unseen, tmp_path):
+    healthy = [one.slide_id for one in measured.slides if one.label == "normal"]
+    for name in healthy:
+        shutil.copytree(unseen / "out" / name, tmp_path / name)  # as sentinode predict left them
+    wish, told = SlideEvaluationWish(TruthWish(unseen / "truth"), unseen / "slides.csv"), []
+    slides = [unseen / "slides" / f"{name}.tif" for name in healthy]
+    found = evaluate_slides(slides, model.folder, wish, tmp_path, told.append)
+    assert [event.stored for event in told] == [True, True]
+    assert names(tmp_path) == ["detections", "froc.json", "index.html", "slides.csv", *healthy]
+    assert (found.score.value, found.auc.value, found.sensitivity["8"].low) == (None, None, None)
+    assert len(found.notes) == 3
+
+
+def test_slides_of_the_training_are_not_measured_whatever_they_are_called(cohort, model, tmp_path):
+    for number in range(8):
+        (tmp_path / f"other{number}.tif").write_bytes((cohort / "slides" / f"s{number}.tif").read_bytes())
+    wish = SlideEvaluationWish(TruthWish(cohort / "drawings", no_truth_is_normal=True))
+    with pytest.raises(LeakageError, match=r"trained on \d of these slides or their patients \(other\d"):
+        evaluate_slides([tmp_path], model.folder, wish, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_tells_it_as_a_table_and_as_json(measured, model, unseen, capsys, monkeypatch):
+    given = ["sentinode", "evaluate", unseen / "slides", "--model", model.folder, "--froc", "--truth", unseen / "truth"]
+    given += ["--slides", unseen / "slides.csv", "--out", unseen / "out"]
+
+    def run(*more):
+        monkeypatch.setattr("sys.argv", list(map(str, [*given, *more])))
+        with pytest.raises(SystemExit) as left:
+            main()
+        return left.value.code, *capsys.readouterr()
+
+    code, out, err = run("--json")
+    assert code == 1, "two slides failed"
+    assert json.loads(out) == json.loads(json.dumps(measured.to_json()))
+    code, out, err = run()
+    assert "FROC score" in out
+    assert "lesions found at 0.25 false alarms a slide" in out
+    assert "4 slides of 4 patients, 2 with tumour; 2 lesions, 1 smaller ones that count neither way" in err
+    assert err.count("failed, and in no number") == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "why"),
+    [
+        ({"truth": "absent"}, ManifestError, "is no folder; name the one with the drawings"),
+        ({"slides": "u5.tif"}, SlideError, "no slide can be measured: .*u5.tif: may or may not"),
+        ({"slides": "u6.svs"}, SlideError, "no slide can be measured: .*u6.svs"),
+        ({"table": "slide_id,label\nu1,Tumor\n"}, ManifestError, "labelled Tumor, and the model knows normal, tumour"),
+        ({"classes": {"Tumor": "cancer"}}, PlanError, "no --class is tumour"),
+        ({"radius_um": -1.0}, PlanError, "radius = -1"),
+    ],
+    ids=["no truth", "nothing known", "broken", "label", "class", "radius"],
+)
+def test_what_cannot_be_measured_at_all_is_refused(model, unseen, tmp_path, change, error, why):
+    table = unseen / "slides.csv"
+    if "table" in change:
+        table = tmp_path / "table.csv"
+        table.write_text(change["table"])
+    wish = SlideEvaluationWish(
+        TruthWish(unseen / change.get("truth", "truth"), change.get("classes")),
+        table,
+        change.get("radius_um", 187.0),
+    )
+    with pytest.raises(error, match=why):
+        evaluate_slides([unseen / "slides" / change.get("slides", "u1.tif")], model.folder, wish, tmp_path / "out")
+
+
+def test_a_wrong_model_and_an_empty_folder_are_refused(model, unseen, tmp_path):
+    wish = SlideEvaluationWish(TruthWish(unseen / "truth"))
+    with pytest.raises(ModelError, match="is no model"):
+        evaluate_slides([unseen / "slides"], unseen, wish, tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SlideError, match="has no slide in it"):
+        evaluate_slides([tmp_path / "empty"], model.folder, wish, tmp_path / "out")
+    with pytest.raises(PlanError, match="--froc needs --truth DIR"):
+        slide_evaluation_wish(None, None, [], (None, None))
+    with pytest.raises(PlanError, match=r"give one manifest.*--froc"):
+        the_manifest([unseen / "slides"])

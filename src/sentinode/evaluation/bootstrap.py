@@ -32,6 +32,8 @@ __all__ = [
     "Statistic",
     "bootstrap_difference",
     "bootstrap_patients",
+    "draw_patients",
+    "effective_number",
     "expanded_tail",
     "replicate_patients",
     "roc_band",
@@ -173,7 +175,7 @@ def bootstrap_patients(
     True
     """
     names = _known(metrics)
-    ids, draws = _draw(_owners(repeats), n, seed)
+    ids, draws = draw_patients(_owners(repeats), n, seed)
     return {
         statistic: _interval(quotients, len(ids), draws, level)
         for statistic, quotients in _compile(repeats, ids, names).items()
@@ -228,7 +230,7 @@ def bootstrap_difference(
     owners, others = _owners(repeats), _owners(reference)
     if [np.unique(o).tolist() for o in owners] != [np.unique(o).tolist() for o in others]:
         raise ValueError("a paired difference needs the same test patients in the same repeats on both sides")
-    ids, draws = _draw(owners, n, seed)
+    ids, draws = draw_patients(owners, n, seed)
     ours, theirs = _compile(repeats, ids, names), _compile(reference, ids, names)
     return {
         statistic: _interval(
@@ -296,7 +298,7 @@ def replicate_patients(
     """
     # ValueError is that of the calls.
     (name,) = _known([metric])
-    ids, draws = _draw(_owners(repeats), n, seed)
+    ids, draws = draw_patients(_owners(repeats), n, seed)
     quotients = _compile(repeats, ids, (name,))[Statistic(name, "pooled")]
     return Replicates(np.stack([one(draws) for one in quotients]), len(ids), _effective(quotients))
 
@@ -395,7 +397,7 @@ def roc_band(
     [1.0, 1.0]
     """
     axis = np.linspace(0, 1, 101) if grid is None else np.asarray(grid, dtype=np.float64)
-    ids, draws = _draw(_owners(repeats), n, seed)
+    ids, draws = draw_patients(_owners(repeats), n, seed)
     curves = [_curves_on_grid(repeat, ids, draws, axis) for repeat in repeats]  # each (1 + n, g)
     mean = _mean_where_defined(np.stack(curves))
     low, high = np.full(len(axis), np.nan), np.full(len(axis), np.nan)
@@ -548,10 +550,27 @@ def _brought(repeats: Sequence[_Mean] | Sequence[_Difference]) -> Floats:
 
 
 def _effective(repeats: Sequence[_Mean] | Sequence[_Difference]) -> float:
-    return min(_kish(row) for row in _brought(repeats))
+    return min(effective_number(row) for row in _brought(repeats))
 
 
-def _kish(mass: Floats) -> float:
+def effective_number(mass: Floats) -> float:
+    """Tell what patients are worth when some bring more than others: Kish's (sum b)^2 / sum b^2.
+
+    Parameters
+    ----------
+    mass : (m,) float
+        What each brings.
+
+    Returns
+    -------
+    float
+        0 to m.
+
+    Examples
+    --------
+    >>> effective_number(np.array([2.0, 2.0, 2.0])), effective_number(np.array([9.0, 0.0, 0.0]))
+    (3.0, 1.0)
+    """
     # Exactly 1 where one patient brings everything: the quotient of rounded squares might not be.
     if np.count_nonzero(mass) <= 1:
         return float(np.count_nonzero(mass))
@@ -580,8 +599,25 @@ def _owners(repeats: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]]) -> list[N
     return owners
 
 
-def _draw(owners: list[NDArray[Any]], n: int, seed: int) -> tuple[NDArray[Any], Floats]:
-    # How often each patient is drawn: (1 + n, m), the first row being everyone once.
+def draw_patients(owners: list[NDArray[Any]], n: int, seed: int) -> tuple[NDArray[Any], Floats]:
+    """Draw patients with replacement, and count how often each was drawn.
+
+    Parameters
+    ----------
+    owners : list of (k,) array
+        Patients, each any number of times.
+    n : int
+        Draws.
+    seed : int
+        The same seed and number of patients, the same draws.
+
+    Returns
+    -------
+    ids : (m,) array
+        Patients, sorted.
+    draws : (1 + n, m) float64
+        The first row is everyone once.
+    """
     ids = np.unique(np.concatenate(owners))
     m = len(ids)
     counts = stream(seed, "bootstrap", "patients").multinomial(m, np.full(m, 1 / m), size=n)

@@ -17,7 +17,21 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from skimage import measure
 
-__all__ = ["RATES", "Detections", "Froc", "LesionTruth", "froc", "lesion_truth"]
+from sentinode.evaluation.bootstrap import draw_patients, effective_number, expanded_tail
+
+__all__ = [
+    "RATES",
+    "Detections",
+    "Froc",
+    "FrocSpread",
+    "LesionTruth",
+    "SlideHits",
+    "froc",
+    "froc_of_hits",
+    "froc_spread",
+    "lesion_truth",
+    "slide_hits",
+]
 
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """False alarms a slide at which the sensitivity is read off."""
@@ -109,6 +123,41 @@ class Froc:
     n_isolated: int
 
 
+@dataclass(frozen=True, eq=False)
+class SlideHits:
+    """What the measure needs of a slide, small enough to keep of thousands of them.
+
+    Parameters
+    ----------
+    alarms : (m,) float64
+        Confidences of the detections beyond every lesion.
+    best : (k,) float64
+        The highest confidence in each lesion that counts; minus infinity where nothing hit it.
+    n_isolated : int
+        Isolated tumour cells, which are not among the lesions.
+    """
+
+    alarms: NDArray[np.float64]
+    best: NDArray[np.float64]
+    n_isolated: int
+
+
+@dataclass(frozen=True)
+class FrocSpread:
+    """Intervals over patients.
+
+    Parameters
+    ----------
+    score : (low, high) float
+        Of the score.
+    at_rates : tuple of (low, high) float
+        Of the sensitivity at each of `RATES`.
+    """
+
+    score: tuple[float, float]
+    at_rates: tuple[tuple[float, float], ...]
+
+
 def lesion_truth(mask: ArrayLike, um: float, downsample: tuple[float, float]) -> LesionTruth:
     """Make lesions of a drawn truth.
 
@@ -164,20 +213,137 @@ def froc(slides: Sequence[tuple[LesionTruth, Detections]]) -> Froc:
     >>> found.score, found.n_lesions
     (1.0, 1)
     """
+    return froc_of_hits([slide_hits(truth, detections) for truth, detections in slides])
+
+
+def slide_hits(truth: LesionTruth, detections: Detections) -> SlideHits:
+    """Hold the detections of a slide against its lesions.
+
+    Parameters
+    ----------
+    truth : LesionTruth
+        Of the slide.
+    detections : Detections
+        On it.
+
+    Returns
+    -------
+    SlideHits
+        All that the measure needs of it.
+
+    Raises
+    ------
+    ValueError
+        If a confidence is not finite.
+    """
+    confidence = np.asarray(detections.confidence, dtype=np.float64)
+    if not np.isfinite(confidence).all():
+        raise ValueError("a confidence is not finite")
+    hit = truth.at(detections.xy)
+    best = [float(confidence[hit == number].max(initial=-np.inf)) for number in sorted(truth.counted)]
+    n_isolated = int(truth.labels.max(initial=0)) - len(truth.counted)
+    return SlideHits(confidence[hit == 0], np.array(best, dtype=np.float64), n_isolated)
+
+
+def froc_of_hits(slides: Sequence[SlideHits]) -> Froc:
+    """Count lesions found and false alarms at every threshold.
+
+    Parameters
+    ----------
+    slides : sequence of SlideHits
+        Slides without tumour as well.
+
+    Returns
+    -------
+    Froc
+        Over all of them.
+
+    Raises
+    ------
+    ValueError
+        If there is no slide.
+    """
     if not slides:
         raise ValueError("there is no slide")
-    alarms: list[float] = []
-    best: list[float] = []  # of each lesion; below every threshold where nothing hit it
-    n_isolated = 0
-    for truth, detections in slides:
-        confidence = np.asarray(detections.confidence, dtype=np.float64)
-        if not np.isfinite(confidence).all():
-            raise ValueError("a confidence is not finite")
-        hit = truth.at(detections.xy)
-        alarms += confidence[hit == 0].tolist()
-        best += [float(confidence[hit == number].max(initial=-np.inf)) for number in sorted(truth.counted)]
-        n_isolated += int(truth.labels.max(initial=0)) - len(truth.counted)
-    return _curve(np.array(alarms), np.array(best), len(slides), n_isolated)
+    alarms, best = (np.concatenate([getattr(one, name) for one in slides]) for name in ("alarms", "best"))
+    return _curve(alarms, best, len(slides), sum(one.n_isolated for one in slides))
+
+
+def froc_spread(
+    slides: Sequence[SlideHits], patients: Sequence[str], *, n: int = 2000, seed: int = 1, level: float = 0.95
+) -> FrocSpread:
+    """Tell how far the numbers would move with other patients: all patients are drawn anew, with their slides.
+
+    Percentiles of the draws, moved outwards for few patients as in `bootstrap.bootstrap_patients`; what the patients
+    are worth is counted in lesions.
+
+    Parameters
+    ----------
+    slides : sequence of SlideHits
+        n of them.
+    patients : sequence of str
+        Whose each slide is.
+    n : int
+        Draws.
+    seed : int
+        The same seed, the same draws.
+    level : float
+        Of the intervals.
+
+    Returns
+    -------
+    FrocSpread
+        NaN where fewer than two patients have a lesion.
+
+    Raises
+    ------
+    ValueError
+        If a slide has no patient, or there is no slide.
+
+    Examples
+    --------
+    >>> one, other = (SlideHits(np.array([0.5]), np.array([best]), 0) for best in (0.9, 0.1))
+    >>> [round(end, 2) for end in froc_spread([one, other], ["ann", "bo"]).score]
+    [0.67, 1.0]
+    """
+    if not slides or len(slides) != len(patients):
+        raise ValueError(f"{len(slides)} slides and {len(patients)} patients: give each slide its patient")
+    ids, draws = draw_patients([np.asarray(patients)], n, seed)
+    whose = np.searchsorted(ids, np.asarray(patients))
+
+    def by_patient(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+        total = np.zeros((len(ids), counts.shape[1]))
+        np.add.at(total, whose, counts)
+        return total
+
+    lesions = by_patient(np.array([[1.0, len(one.best)] for one in slides]))  # (m, 2): slides, lesions
+    worth = effective_number(lesions[:, 1])
+    nothing = (float("nan"), float("nan"))
+    if worth <= 1:
+        return FrocSpread(nothing, (nothing,) * len(RATES))
+    # The curve bends only where a lesion is found: just above each such threshold, at it, and at last below all.
+    found = np.unique(np.concatenate([one.best[np.isfinite(one.best)] for one in slides]))[::-1]
+    above = [
+        np.column_stack([(one.alarms[:, None] > found).sum(0), (one.best[:, None] > found).sum(0)]) for one in slides
+    ]
+    at = [
+        np.column_stack([(one.alarms[:, None] >= found).sum(0), (one.best[:, None] >= found).sum(0)]) for one in slides
+    ]
+    end = [np.array([[len(one.alarms), np.isfinite(one.best).sum()]]) for one in slides]
+    # (n_slides, 2 k + 1, 2)
+    counts = np.stack([
+        np.concatenate([np.stack([a, b], axis=1).reshape(-1, 2), c]) for a, b, c in zip(above, at, end, strict=True)
+    ]).astype(np.float64)
+    alarms, hits = (draws @ by_patient(counts[:, :, what]) for what in (0, 1))
+    total = draws @ lesions
+    kept = total[:, 1] > 0
+    kept[0] = False  # everyone once: the value itself, no draw
+    rate, sensitivity = alarms[kept] / total[kept, :1], hits[kept] / total[kept, 1:]
+    at_rates = np.array([np.interp(RATES, *curve) for curve in zip(rate, sensitivity, strict=True)])
+    tail = expanded_tail(level, worth)
+    low, high = np.quantile(np.column_stack([at_rates.mean(axis=1), at_rates]), [tail, 1 - tail], axis=0)
+    score, *rest = zip(low.tolist(), high.tolist(), strict=True)
+    return FrocSpread(score, tuple(rest))
 
 
 def _curve(alarms: NDArray[np.float64], best: NDArray[np.float64], n_slides: int, n_isolated: int) -> Froc:

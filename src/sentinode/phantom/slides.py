@@ -6,7 +6,6 @@ the polygons of the truth are traced from the same maps. Nothing is held in memo
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from sentinode.phantom.stain import draw_scanner, draw_stain
 from sentinode.phantom.tissue import Phenotype, Shares, Truth
 from sentinode.seeds import stream
 from sentinode.slides.pyramid import TILE_PX, write_pyramid
+from sentinode.slides.rasterising import pixels_inside
 
 __all__ = [
     "LESION_CLASSES",
@@ -796,32 +796,10 @@ def _in_pixels(shape_um: BaseGeometry, mpp: float) -> BaseGeometry:
 
 
 def _rasterised(shape: BaseGeometry, box: Box, downsample: int) -> NDArray[np.bool_]:
-    # Pixels whose centre lies in a shape, row by row from where the row's line crosses it.
     height, width = -(-box.height // downsample), -(-box.width // downsample)
-    mask = np.zeros((height, width), bool)
     near = shape.intersection(shapely.box(box.x, box.y, box.x + width * downsample, box.y + height * downsample))
-    for polygon in shapely.get_parts(near):
-        if isinstance(polygon, shapely.Polygon):
-            rings = [polygon.exterior, *polygon.interiors]
-            inside = np.zeros((height, width), bool)
-            for ring in rings:
-                _flip(inside, (shapely.get_coordinates(ring) - (box.x, box.y)) / downsample)
-            mask |= inside
-    return mask
-
-
-def _flip(inside: NDArray[np.bool_], ring: NDArray[np.float64]) -> None:
-    """Turn over all pixels within a ring: even-odd rule at pixel centres."""
-    height, width = inside.shape
-    crossings = np.zeros((height, width + 1), np.uint8)
-    for (x0, y0), (x1, y1) in itertools.pairwise(ring):
-        low, high = min(y0, y1), max(y0, y1)
-        rows = np.arange(max(math.ceil(low - 0.5), 0), min(math.ceil(high - 0.5), height))
-        if len(rows):
-            x = x0 + (rows + 0.5 - y0) / (y1 - y0) * (x1 - x0)
-            columns = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
-            crossings[rows, columns] ^= 1
-    inside ^= np.bitwise_xor.accumulate(crossings, axis=1)[:, :width].astype(bool)
+    moved = shapely.transform(near, lambda xy: (xy - (box.x, box.y)) / downsample)
+    return pixels_inside(moved, Size(width, height))
 
 
 def _tiles_over(shape: BaseGeometry, size: Size) -> dict[tuple[int, int], Box]:

@@ -25,8 +25,10 @@ import numpy as np
 import shapely
 from numpy.typing import ArrayLike, NDArray
 from shapely import MultiPolygon, Polygon
+from shapely.affinity import translate
 
 from sentinode.errors import ExportError, ManifestError
+from sentinode.geometry import Box
 from sentinode.slides.naming import slide_id_of
 from sentinode.storage import whole_file
 
@@ -188,6 +190,24 @@ class Annotations:
         listed = ", ".join(f"{name!r} ({count})" for name, count in sorted(new.items()) if count)
         note = (f"{_named(self.source)}names without a class, left out: {listed}",) if listed else ()
         return replace(self, regions=tuple(kept), notes=self.notes + note, dropped=dict(sorted(dropped.items())))
+
+    def placed(self, bounds: Box | None) -> "Annotations":
+        """Move what QuPath wrote to level 0: of a slide with bounds it shows the scanned part, and counts from there.
+
+        Parameters
+        ----------
+        bounds : Box or None
+            The scanned part of the slide (MRXS), where its file says so.
+
+        Returns
+        -------
+        Annotations
+            As they are where there are no bounds, or the file is none of QuPath's.
+        """
+        if bounds is None or self.source is None or self.source.suffix.lower() == ".xml":
+            return self
+        moved = (replace(one, polygon=translate(one.polygon, bounds.x, bounds.y)) for one in self.regions)
+        return replace(self, regions=tuple(moved))
 
     def shape_of(self, name: str) -> Shape:
         """Put the regions of a class together.

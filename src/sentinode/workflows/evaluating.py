@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sentinode.data.manifest import Manifest, read_manifest
 from sentinode.data.patches import PatchSource
-from sentinode.errors import ExportError, LeakageError, ModelError
+from sentinode.errors import ExportError, LeakageError, ModelError, PlanError
 from sentinode.evaluation.bootstrap import Interval, RepeatPredictions, Statistic, bootstrap_patients
 from sentinode.evaluation.calibration import measure_calibration
 from sentinode.models.bundle import Bundle, Value, image_digest, patient_digest, read_bundle, slide_digest
@@ -26,6 +26,7 @@ __all__ = [
     "measure_reliability",
     "require_unseen",
     "seen_slides",
+    "the_manifest",
 ]
 
 BATCH = 64
@@ -182,6 +183,33 @@ def require_unseen(bundle: Bundle, table: Manifest, manifest: Path | str) -> Non
     if seen_slides(table) & seen.slides:
         names = [name for name in dict.fromkeys(table.frame["slide_id"]) if slide_digest(name) in seen.slides]
         raise LeakageError(_in_words(manifest, "slides", names or ["the same files under other names"]))
+
+
+def the_manifest(inputs: Sequence[Path], for_slides: Sequence[Path | None] = ()) -> Path:
+    """Take the one manifest of a command line that measures images.
+
+    Parameters
+    ----------
+    inputs : sequence of Path
+        What was named.
+    for_slides : sequence of Path or None
+        Options that only measuring slides has.
+
+    Returns
+    -------
+    Path
+        The manifest.
+
+    Raises
+    ------
+    PlanError
+        If slides are meant.
+    """
+    if len(inputs) != 1 or inputs[0].is_dir() or any(one is not None for one in for_slides):
+        raise PlanError(
+            "give one manifest of labelled images, .csv or .parquet; slides are measured with --froc --truth DIR"
+        )
+    return inputs[0]
 
 
 def seen_slides(table: Manifest) -> frozenset[str]:

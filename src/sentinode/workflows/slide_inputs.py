@@ -3,11 +3,14 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sentinode.errors import PlanError, SlideError
+from sentinode.data.tables import read_table
+from sentinode.errors import ManifestError, PlanError, SlideError
 from sentinode.slides.naming import SLIDE_SUFFIXES, is_slide_name, slide_id_of
 from sentinode.slides.resolution import MppWish, read_mpp_table
 
-__all__ = ["find_slides", "mpp_wish", "require_shares", "without_slide"]
+__all__ = ["find_slides", "mpp_wish", "read_slide_table", "require_shares", "without_slide"]
+
+_ID_COLUMNS = ("slide_id", "slide", "path")
 
 MOST_OVERLAP = 0.9
 """Tiles are then looked at a hundred times over."""
@@ -70,6 +73,39 @@ def find_slides(inputs: Sequence[Path]) -> tuple[Path, ...]:
             if other.resolve() != file.resolve():
                 raise SlideError(f"{other} and {file} have one name, and results are named by it; rename one")
     return tuple(found.values())
+
+
+def read_slide_table(path: Path) -> dict[str, dict[str, str]]:
+    """Read what is known of each slide.
+
+    Parameters
+    ----------
+    path : Path
+        A CSV with a column ``slide_id`` (or ``slide``, or ``path``) and, each optional, ``patient_id, site, label,
+        provenance``.
+
+    Returns
+    -------
+    dict of str to dict
+        Slide -> column -> what it says; ``""`` where it says nothing.
+
+    Raises
+    ------
+    ManifestError
+        If it cannot be read, names no slides, or one twice.
+    """
+    frame = read_table(path)
+    column = next((name for name in _ID_COLUMNS if name in frame), None)
+    if column is None:
+        raise ManifestError(f"{path}: needs a column slide_id, and may have patient_id, site and label")
+    rows: dict[str, dict[str, str]] = {}
+    for number, row in enumerate(frame.to_dict("records"), start=1):
+        name = str(row[column])
+        slide = slide_id_of(name)
+        if slide in rows:
+            raise ManifestError(f"{path}, row {number}: the slide {slide!r} is there twice; leave one row")
+        rows[slide] = {key: str(row.get(key, "")) for key in ("patient_id", "site", "label", "provenance")}
+    return rows
 
 
 def without_slide(names: Iterable[str], slides: Iterable[Path]) -> tuple[str, ...]:

@@ -4,16 +4,14 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from shapely.affinity import translate
 
 from sentinode.data.manifest import MAX_TILE_PX, Manifest, Provenance, write_manifest
-from sentinode.data.tables import read_table
 from sentinode.errors import ManifestError, PlanError, SlideError
 from sentinode.geometry import Box
 from sentinode.slides.annotations import (
@@ -30,11 +28,9 @@ from sentinode.slides.resolution import MppWish
 from sentinode.slides.slide import open_slide
 from sentinode.slides.tiling import MINIMUM_TISSUE, TileGrid, tile_grid
 from sentinode.slides.tissue import tissue_of
-from sentinode.workflows.slide_inputs import find_slides, require_shares, without_slide
+from sentinode.workflows.slide_inputs import find_slides, read_slide_table, require_shares, without_slide
 
 __all__ = ["TilesReport", "TilesWish", "make_tiles", "parse_classes"]
-
-_ID_COLUMNS = ("slide_id", "slide", "path")
 
 
 @dataclass(frozen=True)
@@ -149,7 +145,7 @@ def make_tiles(
     """
     # The errors are those of the steps.
     paths = find_slides([Path(one) for one in inputs])
-    known = {} if wish.slides is None else _read_slides(wish.slides)
+    known = {} if wish.slides is None else read_slide_table(wish.slides)
     root = Path(os.path.commonpath([path.resolve().parent for path in paths]))
     drawn = {path: _drawing(path, wish, known) for path in paths}
     frames, rows, left_out, notes = [], [], Counter[str](), _without_patient(paths, wish, known)
@@ -235,12 +231,8 @@ class _Drawing(NamedTuple):
     notes: tuple[str, ...] = ()
 
     def placed(self, bounds: Box | None) -> "_Drawing":
-        # QuPath shows of a slide with bounds (MRXS) the scanned part alone, and counts from its corner.
         drawn = self.annotations
-        if bounds is None or drawn is None or drawn.source is None or drawn.source.suffix.lower() == ".xml":
-            return self
-        regions = tuple(replace(one, polygon=translate(one.polygon, bounds.x, bounds.y)) for one in drawn.regions)
-        return self._replace(annotations=replace(drawn, regions=regions))
+        return self if drawn is None else self._replace(annotations=drawn.placed(bounds))
 
 
 def _drawing(path: Path, wish: TilesWish, known: Mapping[str, Mapping[str, str]]) -> _Drawing:
@@ -326,18 +318,3 @@ def _manifest(
 def _is_drawn(row: Mapping[str, str]) -> bool:
     # As the table of phantom slides says of each.
     return row.get("provenance", "").startswith("synthetic")
-
-
-def _read_slides(path: Path) -> dict[str, dict[str, str]]:
-    frame = read_table(path)
-    column = next((name for name in _ID_COLUMNS if name in frame), None)
-    if column is None:
-        raise ManifestError(f"{path}: needs a column slide_id, and may have patient_id, site and label")
-    rows: dict[str, dict[str, str]] = {}
-    for number, row in enumerate(frame.to_dict("records"), start=1):
-        name = str(row[column])
-        slide = slide_id_of(name)
-        if slide in rows:
-            raise ManifestError(f"{path}, row {number}: the slide {slide!r} is there twice; leave one row")
-        rows[slide] = {key: str(row.get(key, "")) for key in ("patient_id", "site", "label", "provenance")}
-    return rows
