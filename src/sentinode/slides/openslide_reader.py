@@ -15,7 +15,7 @@ from PIL import Image
 from sentinode.errors import SlideError
 from sentinode.geometry import Box, Size
 from sentinode.slides.slide import WHITE, OpenedFile, Pixels
-from sentinode.slides.tiff_reader import require_sound_tiff
+from sentinode.slides.tiff_structure import require_sound_tiff
 
 __all__ = ["OpenSlideReader", "open_with_openslide"]
 

@@ -12,7 +12,6 @@ TIFF Revision 6.0 (Adobe, 1992), https://www.itu.int/itudoc/itu-t/com16/tiff-fx/
 (https://docs.openmicroscopy.org/ome-model/) for what came later.
 """
 
-import logging
 import math
 import os
 import re
@@ -23,7 +22,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
@@ -33,25 +32,18 @@ from sentinode.errors import SlideError
 from sentinode.geometry import Size
 from sentinode.slides.jpeg import REDUCTIONS, decode_jpeg, jpeg_frame, shrunk_by, whole_jpeg
 from sentinode.slides.slide import MOST_AREA, MOST_SIDE, WHITE, OpenedFile, Pixels
+from sentinode.slides.tiff_structure import FAULTS, check_directories, one_line, pages_of, require_segments, segment_of
 
-__all__ = ["TiffReader", "open_tiff", "require_sound_tiff"]
+__all__ = ["TiffReader", "open_tiff"]
 
 CACHE_BYTES = 32 * 2**20
 """Of decoded tiles, for each open slide."""
-
-MOST_SEGMENT_PIXELS = 2**25
-"""Pixels of a tile or strip: 96 MiB decoded."""
 
 MOST_RUN = 4 * 2**20
 """Bytes of neighbouring tiles that are read at once."""
 
 MOST_GAP = 2**12
 """Bytes between two tiles that are read along rather than skipped: a page of the disk cache."""
-
-TIFF_BEGINNINGS = frozenset({b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"})
-MOST_PAGES = 10_000
-MOST_VALUES = 2**22
-"""Values of a tag: as many tiles of 256 px as the largest slide could have."""
 
 COMPRESSIONS: Mapping[int, str] = {
     1: "none",
@@ -74,11 +66,6 @@ UM_IN_UNIT = {2: 25_400.0, 3: 1e4}
 
 UM_IN_OME = {"nm": 1e-3, "\u00b5m": 1.0, "\u03bcm": 1.0, "um": 1.0, "&#181;m": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
 
-TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-OFFSET_FORMAT = {3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
-POINTERS = (330, 34665, 34853, 40965)
-"""Tags that point at further directories: SubIFDs, EXIF, GPS, interoperability."""
-
 NOT_TISSUE = re.compile(r"\b(label|macro|thumbnail|barcode)\b", re.IGNORECASE)
 
 # Their tiles overlap, their levels are padded, or their focal planes are among the pages.
@@ -89,25 +76,6 @@ _OPENSLIDE_ONLY: Mapping[str, Callable[[tifffile.TiffFile], bool]] = {
     "Philips": lambda tiff: bool(tiff.is_philips),
     "Trestle": lambda tiff: str(tiff.pages.first.software).startswith("MedScan"),
 }
-
-# What tifffile, imagecodecs and numpy raise on damaged files.
-_FAULTS = (
-    tifffile.TiffFileError,
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    MemoryError,
-    RuntimeError,
-    AssertionError,
-    struct.error,
-    zlib.error,
-)
-
-# tifffile tells its logger of every oddity; without a handler that would end up in the terminal.
-logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 Decode = Callable[..., tuple[NDArray[Any] | None, tuple[int, ...], tuple[int, ...]]]
 
@@ -324,7 +292,7 @@ class TiffReader:
             begin, end = run[0][0], run[-1][0] + run[-1][1]
             try:
                 data = file.read(begin, end - begin)
-            except _FAULTS as error:
+            except FAULTS as error:
                 raise self._damaged(keys[len(segments)], error) from error
             segments += [data[offset - begin : offset - begin + count] for offset, count in run]
         return segments
@@ -338,12 +306,12 @@ class TiffReader:
                 _channels(data, stored, plane, key.segment) for data, plane in zip(parts, stored.planes, strict=True)
             ]
             return shrunk_by(key.reduction, _rgb(np.concatenate(channels, axis=2), stored))
-        except _FAULTS as error:
+        except FAULTS as error:
             raise self._damaged(key, error) from error
 
     def _damaged(self, key: _Key, error: BaseException) -> SlideError:
         return SlideError(
-            f"{self.path}: tile {key.segment} of level {key.level} cannot be read ({_one_line(error)}); "
+            f"{self.path}: tile {key.segment} of level {key.level} cannot be read ({one_line(error)}); "
             "copy it anew, it is damaged"
         )
 
@@ -369,53 +337,19 @@ def open_tiff(path: Path) -> OpenedFile:
     # SlideError is also that of the parts.
     try:
         with path.open("rb") as file:
-            _check_directories(file, path.stat().st_size)
-    except (*_FAULTS, EOFError) as error:
-        raise SlideError(f"{path}: is no TIFF, or is damaged ({_one_line(error)}); copy it anew") from error
+            check_directories(file, path.stat().st_size)
+    except (*FAULTS, EOFError) as error:
+        raise SlideError(f"{path}: is no TIFF, or is damaged ({one_line(error)}); copy it anew") from error
     try:
         tiff = tifffile.TiffFile(path)
-    except _FAULTS as error:
-        raise SlideError(f"{path}: cannot be read as TIFF ({_one_line(error)}); copy it anew") from error
+    except FAULTS as error:
+        raise SlideError(f"{path}: cannot be read as TIFF ({one_line(error)}); copy it anew") from error
     try:
         return _opened(path, tiff)
-    except _FAULTS as error:
-        raise SlideError(f"{path}: cannot be read as TIFF ({_one_line(error)}); copy it anew") from error
+    except FAULTS as error:
+        raise SlideError(f"{path}: cannot be read as TIFF ({one_line(error)}); copy it anew") from error
     finally:
         tiff.close()  # the tiles are read without it
-
-
-def require_sound_tiff(path: Path) -> None:
-    """Refuse a TIFF that is damaged in its structure, before a library opens it that aborts where memory is short.
-
-    A file that is no TIFF is left to that library, and so are NDPI files, whose directories are unlike others'.
-
-    Parameters
-    ----------
-    path : Path
-        Of any file.
-
-    Raises
-    ------
-    SlideError
-        If its directories are damaged, a tile would be larger than can be read by parts or than the file, or fewer
-        tiles are listed than the size needs.
-    """
-    try:
-        if path.suffix.lower() == ".ndpi" or not path.is_file():
-            return
-        with path.open("rb") as file:
-            if file.read(4) not in TIFF_BEGINNINGS:
-                return
-            file.seek(0)
-            _check_directories(file, path.stat().st_size)
-        with tifffile.TiffFile(path) as tiff:
-            for page in (part for one in _pages(tiff.pages) for part in (one, *_pages(one.pages))):
-                if page.is_tiled:
-                    _require_segments(path, page)
-                if max(page.databytecounts, default=0) > path.stat().st_size:
-                    raise SlideError(f"{path}: has a tile of more bytes than the file; it is damaged: copy it anew")
-    except (*_FAULTS, EOFError) as error:
-        raise SlideError(f"{path}: is no TIFF, or is damaged ({_one_line(error)}); copy it anew") from error
 
 
 def _opened(path: Path, tiff: tifffile.TiffFile) -> OpenedFile:
@@ -444,71 +378,7 @@ def _opened(path: Path, tiff: tifffile.TiffFile) -> OpenedFile:
     )
 
 
-# --- the structure, before anything is allocated ------------------------------------------------------------
-
-
-def _check_directories(file: BinaryIO, n_bytes: int) -> None:
-    # Walks all directories of pages: no loop, no tag that reaches beyond the file or has millions of values.
-    header = file.read(16)
-    order = {b"II": "<", b"MM": ">"}.get(header[:2])
-    if order is None or len(header) < 16:
-        raise ValueError("it does not begin as a TIFF does")
-    version = struct.unpack(order + "H", header[2:4])[0]
-    if version not in {42, 43}:
-        raise ValueError(f"its version is {version}, not 42 or 43")
-    big = version == 43
-    offset = struct.unpack(order + "Q", header[8:16])[0] if big else struct.unpack(order + "I", header[4:8])[0]
-    chain: set[int] = set()
-    waiting = []
-    while offset != 0:
-        if offset in chain or len(chain) >= MOST_PAGES:
-            raise ValueError("its pages run in a circle" if offset in chain else f"it has over {MOST_PAGES} pages")
-        chain.add(offset)
-        *below, offset = _next_directories(file, offset, order, n_bytes, big=big)
-        waiting += below
-    # Directories below pages may be listed and chained as well; each is looked at once.
-    seen: set[int] = {0}
-    while waiting:
-        offset = waiting.pop()
-        if offset in seen:
-            continue
-        seen.add(offset)
-        if len(seen) > MOST_PAGES:
-            raise ValueError(f"it has over {MOST_PAGES} pages")
-        waiting.extend(_next_directories(file, offset, order, n_bytes, big=big))
-
-
-def _next_directories(file: BinaryIO, offset: int, order: str, n_bytes: int, *, big: bool) -> Iterator[int]:
-    # Where the directories below a page are, and last where the next page is.
-    count_format, entry_format, inline = ("Q", "HHQ8s", 8) if big else ("H", "HHI4s", 4)
-    pointer = "Q" if big else "I"
-    (n_entries,) = struct.unpack(order + count_format, _exactly(file, offset, struct.calcsize(order + count_format)))
-    entry_bytes = struct.calcsize(order + entry_format)
-    if not 0 < n_entries <= 4096:
-        raise ValueError(f"a page has {n_entries} tags")
-    begin = offset + struct.calcsize(order + count_format)
-    table = _exactly(file, begin, n_entries * entry_bytes)
-    for tag, kind, count, value in struct.iter_unpack(order + entry_format, table):
-        length = TYPE_BYTES.get(kind, 0) * count
-        if length > inline:
-            where = struct.unpack(order + pointer, value)[0]
-            if where + length > n_bytes or (count > MOST_VALUES and kind not in {1, 2, 6, 7}):
-                raise ValueError(f"tag {tag} reaches beyond the file")
-        if tag in POINTERS and kind in OFFSET_FORMAT:
-            if count > MOST_PAGES:
-                raise ValueError(f"it has more than {MOST_PAGES} pages")
-            stored = value[:length] if length <= inline else _exactly(file, where, length)
-            yield from struct.unpack(f"{order}{count}{OFFSET_FORMAT[kind]}", stored)
-    following = _exactly(file, begin + len(table), inline)
-    yield struct.unpack(order + pointer, following)[0]
-
-
-def _exactly(file: BinaryIO, offset: int, length: int) -> bytes:
-    file.seek(offset)
-    data = file.read(length)
-    if len(data) < length:
-        raise EOFError("it ends within a page's tags")
-    return data
+# --- what is read -------------------------------------------------------------------------------------------
 
 
 def _require_readable(path: Path, page: tifffile.TiffPage, *, of_one_channel: bool) -> None:
@@ -531,7 +401,7 @@ def _require_readable(path: Path, page: tifffile.TiffPage, *, of_one_channel: bo
     if page.photometric == YCBCR and page.compression not in {7, 33003, 33005, 34712}:
         raise SlideError(f"{path}: has YCbCr colours that are not in JPEG; convert it to RGB")
     _require_samples(path, page, of_one_channel=of_one_channel)
-    _require_segments(path, page)
+    require_segments(path, page)
 
 
 def _require_samples(path: Path, page: tifffile.TiffPage, *, of_one_channel: bool) -> None:
@@ -543,44 +413,19 @@ def _require_samples(path: Path, page: tifffile.TiffPage, *, of_one_channel: boo
         )
 
 
-def _require_segments(path: Path, page: tifffile.TiffPage) -> None:
-    segment = _segment(page)
-    if segment.area > MOST_SEGMENT_PIXELS:
-        raise SlideError(
-            f"{path}: has tiles or strips of {segment.width} x {segment.height} px, too large to be read by parts; "
-            "convert it to a tiled TIFF"
-        )
-    planes = page.samplesperpixel if page.planarconfig == 2 else 1
-    wanted = planes * math.ceil(page.imagewidth / segment.width) * math.ceil(page.imagelength / segment.height)
-    if min(len(page.dataoffsets), len(page.databytecounts)) < wanted:
-        raise SlideError(
-            f"{path}: lists {len(page.dataoffsets)} tiles where its size needs {wanted}; it is damaged: copy it anew"
-        )
-
-
-def _segment(page: tifffile.TiffPage) -> Size:
-    if page.is_tiled:
-        return Size(page.tilewidth, page.tilelength)
-    return Size(page.imagewidth, min(page.rowsperstrip or page.imagelength, page.imagelength))
-
-
 # --- which pages are levels ---------------------------------------------------------------------------------
 
 
 def _pyramid(tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:
     # The first page that is tissue, its SubIFDs, and the later pages that are the same picture, smaller.
-    pages = [page for page in _pages(tiff.pages) if _is_tissue(page)]
+    pages = [page for page in pages_of(tiff.pages) if _is_tissue(page)]
     if not pages:
         raise ValueError("it has no page that shows tissue")
     levels = [pages[0]]
-    for page in (*_pages(pages[0].pages), *pages[1:]):
+    for page in (*pages_of(pages[0].pages), *pages[1:]):
         if _is_tissue(page) and _is_smaller(page, levels[0], levels[-1]):
             levels.append(page)
     return levels
-
-
-def _pages(found: tifffile.TiffPages | None) -> list[tifffile.TiffPage]:
-    return [page for page in found or () if isinstance(page, tifffile.TiffPage)]
 
 
 def _is_tissue(page: tifffile.TiffPage) -> bool:
@@ -607,13 +452,13 @@ def _ome_pixels(tiff: tifffile.TiffFile) -> dict[str, str]:
     # Attributes of the first image's <Pixels>; empty where it is no OME-TIFF. No XML parser, nothing to expand.
     if not tiff.is_ome:
         return {}
-    found = re.search(r"<(?:\w+:)?Pixels\b([^>]*)>", str(_pages(tiff.pages)[0].description))
+    found = re.search(r"<(?:\w+:)?Pixels\b([^>]*)>", str(pages_of(tiff.pages)[0].description))
     return dict(re.findall(r"(\w+)\s*=\s*\"([^\"]*)\"", found[1])) if found else {}
 
 
 def _ome_levels(path: Path, tiff: tifffile.TiffFile, ome: Mapping[str, str]) -> list[tuple[tifffile.TiffPage, ...]]:
     # Pages of each level: one with all samples, or one a channel (CYX) of the first focal plane and time.
-    pages = _pages(tiff.pages)
+    pages = pages_of(tiff.pages)
     first = pages[0]
     if first.samplesperpixel > 1 or int(ome.get("SizeC", "1")) == 1:
         channels = [first]
@@ -635,20 +480,20 @@ def _ome_levels(path: Path, tiff: tifffile.TiffFile, ome: Mapping[str, str]) -> 
 
 def _with_reduced(page: tifffile.TiffPage) -> list[tifffile.TiffPage]:
     levels = [page]
-    for reduced in _pages(page.pages):
+    for reduced in pages_of(page.pages):
         if _is_smaller(reduced, page, levels[-1]):
             levels.append(reduced)
     return levels
 
 
 def _layout(page: tifffile.TiffPage) -> tuple[int, ...]:
-    segment = _segment(page)
+    segment = segment_of(page)
     return page.imagewidth, page.imagelength, segment.width, segment.height, int(page.photometric)
 
 
 def _level(group: Sequence[tifffile.TiffPage]) -> _Level:
     first = group[0]
-    segment = _segment(first)
+    segment = segment_of(first)
     across = math.ceil(first.imagewidth / segment.width)
     n_segments = across * math.ceil(first.imagelength / segment.height)
     planes = tuple(
@@ -795,7 +640,3 @@ def _positive(text: str | None) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) and number > 0 else None
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
