@@ -53,10 +53,15 @@ study_app = typer.Typer(no_args_is_help=True, help="Compare algorithms over repe
 app.add_typer(data_app, name="data")
 app.add_typer(algorithm_app, name="algorithm")
 app.add_typer(study_app, name="study")
+trail_app = typer.Typer(no_args_is_help=True, help="The audit trail: who had what recognised, and is it unchanged?")
+app.add_typer(trail_app, name="trail")
 
 # Whoever reads a path tells in one line that it cannot be read, and what to do; typer draws a box.
 _path_argument = partial(typer.Argument, readable=False)
 _path_option = partial(typer.Option, readable=False)
+Trail = Annotated[
+    Path | None, _path_option("--trail", help="The audit trail to write; else SENTINODE_TRAIL, else beside the output.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON to standard output.")]
 
 
@@ -374,6 +379,7 @@ def evaluate(  # noqa: PLR0913 - the options of a command
     ] = None,
     mpp: Annotated[float | None, typer.Option(help="--froc: micrometres a pixel of the slides.")] = None,
     mpp_table: Annotated[Path | None, _path_option(help="--froc: a CSV with the columns slide,mpp.")] = None,
+    trail: Trail = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a model on images or slides that it has not seen, with intervals over patients; refuses the others."""
@@ -396,7 +402,7 @@ def evaluate(  # noqa: PLR0913 - the options of a command
         return
     manifest = the_manifest(inputs, for_slides=(truth, slides, out))
     with progress("recognising") as advance:
-        found = evaluate_model(manifest, model, predictions=predictions, on_progress=advance)
+        found = evaluate_model(manifest, model, predictions=predictions, on_progress=advance, trail=trail)
     if as_json:
         print_json(found.to_json())
     else:
@@ -437,6 +443,7 @@ def predict(  # noqa: PLR0913 - the options of a command
         Literal["auto", "float32"], typer.Option(help="auto: bf16 where the CPU computes in it and stays close.")
     ] = "auto",
     profile: Annotated[bool, typer.Option("--profile", help="Say where the time went.")] = False,
+    trail: Trail = None,
     as_json: AsJson = False,
 ) -> None:
     """Recognise slides: a verdict, the fields to look at first, a heatmap, a report for each.
@@ -468,7 +475,7 @@ def predict(  # noqa: PLR0913 - the options of a command
         precision=precision,
     )
     with prediction_progress() as listen:
-        run = predict_slides(inputs, model, out, wish, listen)
+        run = predict_slides(inputs, model, out, wish, listen, trail)
     if as_json:
         print_json({"slides": [dict(one) for one in run.results], "failures": dict(run.failures)})
     else:
@@ -491,6 +498,7 @@ def triage(  # noqa: PLR0913 - the options of a command
     by_site: Annotated[bool, typer.Option("--by-site", help="A promise for each site, too.")] = False,
     mpp_table: Annotated[Path | None, _path_option(help="A CSV with the columns slide,mpp.")] = None,
     out: Annotated[Path | None, _path_option(help="A folder to write: page, tables, curve.")] = None,
+    trail: Trail = None,
     as_json: AsJson = False,
 ) -> None:
     """Say which slides need not be read first, what is promised of them, and what that saves."""
@@ -500,7 +508,7 @@ def triage(  # noqa: PLR0913 - the options of a command
 
     wish = TriageWish(prevalence, alpha, delta, by_site, None if mpp_table is None else mpp_wish(None, mpp_table))
     with progress("recognising") as advance:
-        found = triage_manifest(manifest, model, wish, out=out, on_progress=advance)
+        found = triage_manifest(manifest, model, wish, out=out, on_progress=advance, trail=trail)
     if as_json:
         print_json(found.to_json())
     else:
@@ -532,6 +540,25 @@ def bench(
         print_json(found.to_json())
     else:
         print_bench(found)
+
+
+@trail_app.command("verify", epilog="Example: sentinode trail verify answers/trail.jsonl")
+def trail_verify(
+    file: Annotated[Path, _path_argument(help="A trail.jsonl.")],
+    *,
+    head: Annotated[str | None, typer.Option(help="SHA-256 of its last line as it was kept elsewhere.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look for lines that were changed, removed or inserted. Exit code 1: there are some."""
+    from sentinode.terminal import print_json, print_trail
+    from sentinode.workflows.trail import verify_trail
+
+    report = verify_trail(file, head)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        print_trail(report, file)
+    raise typer.Exit(code=int(bool(report.faults)))
 
 
 @study_app.command("run", epilog="Example: sentinode study run study.toml --out results")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sentinode.workflows.predicting import SlideDone, TilesDone
     from sentinode.workflows.predicting_patches import PatchRun
     from sentinode.workflows.slide_evaluation import SlideEvaluation
+    from sentinode.workflows.trail import TrailReport
     from sentinode.workflows.training import TrainingEvent
     from sentinode.workflows.triaging import TriageReport
 
@@ -51,6 +52,7 @@ __all__ = [
     "print_slides",
     "print_study",
     "print_tiles",
+    "print_trail",
     "print_triage",
     "progress",
     "say",
@@ -186,6 +188,23 @@ def print_promises(promises: "Sequence[PromiseFacts]") -> None:
     """
     for one in promises:
         say(f"triage, {one.kind}: {one.promise.in_words()}")
+
+
+def print_trail(report: "TrailReport", file: Path) -> None:
+    """Say whether a trail is as it was written.
+
+    Parameters
+    ----------
+    report : TrailReport
+        Of ``sentinode.workflows.trail``.
+    file : Path
+        The trail.
+    """
+    if report.faults:
+        print_rows(("line", "fault"), [(str(one.line) if one.line else "end", one.message) for one in report.faults])
+    if report.note:
+        say(report.note)
+    say(f"{file}: {report.n_lines} lines, {'CHANGED' if report.faults else 'unchanged'}; keep its head: {report.head}")
 
 
 def print_triage(report: "TriageReport", out: Path | None) -> None:

@@ -14,7 +14,7 @@ from scipy import ndimage
 from sentinode.cli import main
 from sentinode.data.manifest import read_manifest, write_manifest
 from sentinode.data.patches import PatchSource
-from sentinode.errors import LeakageError, ManifestError, ModelError, PlanError, SlideError
+from sentinode.errors import ExportError, LeakageError, ManifestError, ModelError, PlanError, SlideError
 from sentinode.evaluation.froc import froc_of_hits, slide_hits
 from sentinode.export.formats import export_writer
 from sentinode.geometry import Raster, Scale, Size
@@ -34,6 +34,7 @@ from sentinode.workflows.predicting import PredictionWish, SlideDone, TilesDone,
 from sentinode.workflows.slide_evaluation import SlideEvaluationWish, evaluate_slides, slide_evaluation_wish
 from sentinode.workflows.slide_truth import TruthWish, find_truth, lesions_on
 from sentinode.workflows.tiling import TilesWish, make_tiles, parse_classes
+from sentinode.workflows.trail import verify_trail
 from sentinode.workflows.training import TrainingWish, train_model
 from sentinode.workflows.triaging import TriageWish, triage_manifest
 
@@ -204,7 +205,9 @@ def test_what_failed_is_named_with_its_reason(answers):
 
 def test_the_folder_of_a_slide_is_whole(answers):
     folder, _ = answers
-    assert names(folder / "out") == ["index.html", "lesion", "normal", "slides.csv"]
+    assert names(folder / "out") == [
+        "index.html", "lesion", "normal", "slides.csv", "trail.jsonl", "trail.jsonl.head",
+    ]  # fmt: skip
     assert names(folder / "out" / "lesion") == [
         "heatmap.png",
         "lesion-regions.geojson",
@@ -389,15 +392,41 @@ def test_two_slides_of_one_name_are_refused(model, tmp_path):
         predict_slides([tmp_path], model.folder, tmp_path / "out")
 
 
+# --- trail ----------------------------------------------------------------------------------------------------
+
+
+def test_every_slide_has_a_line_in_the_trail(answers, model):
+    folder, run = answers
+    lines = [json.loads(line) for line in (folder / "out" / "trail.jsonl").read_text().splitlines()]
+    assert verify_trail(folder / "out" / "trail.jsonl").faults == ()
+    first = {one["slide"]["id"]: one for one in lines[:4]}
+    assert set(first) == {"lesion", "normal", "glass", "broken"}
+    assert {one["model"] for one in lines} == {model.digest}
+    assert first["lesion"]["verdict"] == "suspicious of tumour"
+    assert first["lesion"]["slide"]["content"] == run.results[0]["slide"]
+    assert first["glass"]["verdict"].startswith("failed: ")
+    assert first["normal"]["options"]["overlap"] == 0.0
+
+
+def test_a_changed_trail_stops_a_run_before_it_begins(answers, model, tmp_path):
+    folder, _ = answers
+    bad = tmp_path / "trail.jsonl"
+    bad.write_text("no line of a trail\n")
+    with pytest.raises(ExportError, match="was changed since it was written"):
+        predict_slides([folder / "normal.tif"], model.folder, tmp_path / "out", trail=bad)
+    assert not (tmp_path / "out").exists()
+
+
 # --- triage ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def certified(cohort, tiles):
     """A model that was certified on whole slides: two with and two without a lesion, and half may be missed."""
-    assert tiles.manifest.tile_px == TILE
+    # An eighth of the tiles to train on; the slides that certify are recognised whole all the same.
+    write_manifest(tiles.manifest.select(np.arange(0, len(tiles.manifest), 8)), cohort / "some-tiles.csv")
     wish = TrainingWish("naive-bayes", test=0.25, stop=0.0, certify=0.5, alpha=0.5)
-    return train_model(cohort / "tiles.csv", cohort / "certified", wish)
+    return train_model(cohort / "some-tiles.csv", cohort / "certified", wish)
 
 
 def test_a_promise_of_slides_is_certified_on_whole_slides(certified, cohort):

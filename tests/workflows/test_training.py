@@ -61,6 +61,14 @@ def test_a_network_recognises_from_its_bundle_on_other_patients(network, cohorts
     assert (found.n_images, found.n_patients, found.n_unknown) == (60, 6, 0)
 
 
+def test_an_evaluation_is_written_into_the_trail(network, cohorts, tmp_path):
+    evaluate_model(cohorts / "theirs.csv", network.folder, predictions=tmp_path / "p.csv")
+    (line,) = [json.loads(line) for line in (tmp_path / "trail.jsonl").read_text().splitlines()]
+    assert (line["action"], line["model"]) == ("evaluate", network.digest)
+    assert line["verdict"]["n_patients"] == 6
+    assert line["data"]["content"] == read_manifest(cohorts / "theirs.csv").digest
+
+
 def test_the_bundle_says_what_it_is(network):
     facts = read_bundle(network.folder).facts
     assert facts.classes == ("normal", "tumour")

@@ -99,8 +99,11 @@ def test_each_site_has_its_own_row(report):
 def test_everything_is_written_and_says_what_it_is(patches):
     out = patches[0] / "out"
     assert sorted(path.name for path in out.iterdir()) == [
-        "curve.csv", "operating-table.csv", "triage.html", "triage.json",
+        "curve.csv", "operating-table.csv", "trail.jsonl", "trail.jsonl.head", "triage.html", "triage.json",
     ]  # fmt: skip
+    (line,) = [json.loads(line) for line in (out / "trail.jsonl").read_text().splitlines()]
+    assert (line["action"], line["options"]["prevalence"]) == ("triage", 0.2)
+    assert line["model"] == patches[1].digest
     found = json.loads((out / "triage.json").read_text())
     assert found["unit"] == "patches"
     assert found["points"][0]["threshold"] is None

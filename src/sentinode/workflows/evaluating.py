@@ -18,10 +18,12 @@ from sentinode.models.bundle import Bundle, Value, image_digest, patient_digest,
 from sentinode.models.runtime import open_recogniser
 from sentinode.slides.slide import fingerprint
 from sentinode.storage import whole_file
+from sentinode.workflows.trail import trail_file, write_trail
 
 __all__ = [
     "Evaluation",
     "evaluate_model",
+    "measure_model",
     "measure_predictions",
     "measure_reliability",
     "require_unseen",
@@ -86,8 +88,9 @@ def evaluate_model(
     *,
     predictions: Path | str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    trail: Path | str | None = None,
 ) -> Evaluation:
-    """Measure a model on the images of a manifest.
+    """Measure a model on the images of a manifest, and write it into the trail where there is one.
 
     Parameters
     ----------
@@ -99,6 +102,8 @@ def evaluate_model(
         A CSV to write: each image and its probabilities.
     on_progress : callable, optional
         Called with the number of images done and their total.
+    trail : Path or str, optional
+        The audit trail; left out, that of ``SENTINODE_TRAIL``, else the one beside `predictions`, else none.
 
     Returns
     -------
@@ -115,6 +120,54 @@ def evaluate_model(
         If a patient, a slide or an image was in the training data.
     ExportError
         If the CSV cannot be written.
+    """
+    # The errors are those of the steps.
+    found = measure_model(manifest, model, on_progress)
+    if predictions is not None:
+        _write(found.predictions, Path(predictions))
+    file = trail_file(trail, None if predictions is None else Path(predictions).parent)
+    if file is not None:
+        write_trail(file, "evaluate", [_event(found, manifest)])
+    return found
+
+
+def _event(found: Evaluation, manifest: Path | str) -> dict[str, Any]:
+    shown = {name: found.metrics[name].value for name in ("auc", "sensitivity", "specificity")}
+    return {
+        "model": found.bundle.digest,
+        "data": {"manifest": str(manifest), "content": read_manifest(manifest).digest},
+        "options": {},
+        "verdict": {"n_images": found.n_images, "n_patients": found.n_patients, **shown},
+    }
+
+
+def measure_model(
+    manifest: Path | str, model: Path | str, on_progress: Callable[[int, int], None] | None = None
+) -> Evaluation:
+    """Measure a model on the images of a manifest, and write nothing.
+
+    Parameters
+    ----------
+    manifest : Path or str
+        With labels; of patients whom the model has not seen.
+    model : Path or str
+        Folder of the bundle.
+    on_progress : callable, optional
+        Called with the number of images done and their total.
+
+    Returns
+    -------
+    Evaluation
+        With intervals over patients.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be read, was changed, or is for images of another size or other classes.
+    ManifestError
+        If an image cannot be read.
+    LeakageError
+        If a patient, a slide or an image was in the training data.
     """
     # ManifestError is the reader's.
     bundle, table = read_bundle(model), read_manifest(manifest)
@@ -139,8 +192,6 @@ def evaluate_model(
     if met:
         raise LeakageError(_in_words(manifest, "images", met))
     frame = _frame(table, bundle.facts.classes, proba)
-    if predictions is not None:
-        _write(frame, Path(predictions))
     groups = table.groups
     return Evaluation(
         bundle,

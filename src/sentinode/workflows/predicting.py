@@ -47,6 +47,7 @@ from sentinode.slides.tiling import MINIMUM_TISSUE, TileGrid, tile_grid
 from sentinode.slides.tissue import tissue_of
 from sentinode.storage import abandoned, whole_file, whole_folder
 from sentinode.workflows.slide_inputs import find_slides, require_shares
+from sentinode.workflows.trail import TRAIL, require_unchanged, trail_file, write_trail
 
 __all__ = [
     "PredictionRun",
@@ -167,6 +168,7 @@ def predict_slides(
     out: Path | str,
     wish: PredictionWish | None = None,
     on_event: Listener | None = None,
+    trail: Path | str | None = None,
 ) -> PredictionRun:
     """Recognise slides and write what was found.
 
@@ -187,6 +189,8 @@ def predict_slides(
         How.
     on_event : callable, optional
         Receives every `TilesDone` and `SlideDone`.
+    trail : Path or str, optional
+        The audit trail, which gets a line a slide; left out, that of ``SENTINODE_TRAIL``, else ``OUT/trail.jsonl``.
 
     Returns
     -------
@@ -207,6 +211,8 @@ def predict_slides(
     bundle = read_bundle(model)
     tile_mpp = bundle.mpp_of_tiles()
     slides = find_slides([Path(one) for one in inputs])
+    file = trail_file(trail, out) or out / TRAIL
+    require_unchanged(file)
     for leftover in abandoned(out):
         shutil.rmtree(leftover, ignore_errors=True)
     # What was certified in float32 is promised in float32.
@@ -216,6 +222,7 @@ def predict_slides(
     jobs = [(path, (work, path, number)) for number, path in enumerate(slides, start=1)]
     results, failures = [], {}
     for path, outcome in run_jobs(_do_slide, jobs):
+        write_trail(file, "predict", [_trail_event(work, path, outcome)])
         if isinstance(outcome, Failure):
             _LOG.debug("%s failed\n%s", path, outcome.traceback)
             failures[str(path)] = _reason(outcome)
@@ -257,6 +264,19 @@ class _Work(NamedTuple):
     listen: Listener
     n_slides: int
     typicality: Typicality | None
+
+
+def _trail_event(work: _Work, path: Path, outcome: dict[str, Any] | Failure) -> dict[str, Any]:
+    wish = work.wish
+    known = {
+        "model": work.bundle.digest,
+        "options": {name: getattr(wish, name) for name in ("overlap", "minimum_tissue", "check_quality", "precision")},
+    }
+    if isinstance(outcome, Failure):
+        return {**known, "slide": {"id": slide_id_of(path)}, "verdict": f"failed: {_reason(outcome)}"}
+    slide = {"id": outcome["slide_id"], "content": outcome["slide"], "mpp": outcome["mpp"]}
+    triage = (outcome.get("triage") or {}).get("verdict")
+    return {**known, "slide": slide, "verdict": outcome["verdict"], "score": outcome["score"], "triage": triage}
 
 
 class _Read(NamedTuple):

@@ -30,8 +30,9 @@ from sentinode.models.runtime import Recogniser, open_recogniser
 from sentinode.report.triage_page import TriageView, per_hundred, write_triage_page
 from sentinode.slides.resolution import MppWish
 from sentinode.storage import whole_file, write_whole
-from sentinode.workflows.evaluating import evaluate_model, require_unseen
+from sentinode.workflows.evaluating import measure_model, require_unseen
 from sentinode.workflows.predicting import score_slide, slide_scoring
+from sentinode.workflows.trail import trail_file, write_trail
 
 __all__ = ["TriageReport", "TriageWish", "promise_facts", "require_promise", "slide_cases", "triage_manifest"]
 
@@ -155,6 +156,7 @@ def triage_manifest(
     *,
     out: Path | str | None = None,
     on_progress: Progress | None = None,
+    trail: Path | str | None = None,
 ) -> TriageReport:
     """Say what a model may call clear, what is promised of it, and what it saves.
 
@@ -173,6 +175,8 @@ def triage_manifest(
         A folder for ``triage.html``, ``triage.json``, ``operating-table.csv`` and ``curve.csv``.
     on_progress : callable, optional
         Called with the number of slides or images done and their total.
+    trail : Path or str, optional
+        The audit trail; left out, that of ``SENTINODE_TRAIL``, else the one in `out`, else none.
 
     Returns
     -------
@@ -206,6 +210,21 @@ def triage_manifest(
     report = _report(bundle, wish, cases, diagram, tuple(notes))
     if out is not None:
         _write(report, Path(out))
+    file = trail_file(trail, None if out is None else Path(out))
+    if file is not None:
+        options = {name: getattr(wish, name) for name in ("prevalence", "alpha", "delta", "by_site")}
+        write_trail(
+            file,
+            "triage",
+            [
+                {
+                    "model": bundle.digest,
+                    "data": {"manifest": str(manifest), "content": table.digest},
+                    "options": options,
+                    "verdict": [one.promise.in_words() for one in report.points],
+                }
+            ],
+        )
     return report
 
 
@@ -309,7 +328,7 @@ def require_promise(alpha: float, delta: float) -> None:
 
 
 def _patch_cases(manifest: Path | str, table: Manifest, model: Path | str, on_progress: Progress | None) -> TriageCases:
-    found = evaluate_model(manifest, model, on_progress=on_progress).predictions
+    found = measure_model(manifest, model, on_progress).predictions
     known = np.flatnonzero(table.groups != "")
     return TriageCases(
         found[f"proba_{table.positive}"].to_numpy(dtype=np.float64)[known],
