@@ -515,6 +515,29 @@ def triage(  # noqa: PLR0913 - the options of a command
         print_triage(found, out)
 
 
+@app.command(epilog="Example: sentinode slide-score SLIDES --model model --slides slides.csv --out model-for-slides")
+def slide_score(
+    inputs: Annotated[list[Path], _path_argument(help="Slides, or folders of slides, that the model has not seen.")],
+    *,
+    model: Annotated[Path, _path_option(help="The folder that sentinode train wrote.")],
+    slides: Annotated[Path, _path_option(help="A table of the slides: slide_id, label, patient_id where known.")],
+    out: Annotated[Path, _path_option(help="The folder of the model to write: the same one, with the score.")],
+    answers: Annotated[Path | None, _path_option(help="A folder of sentinode predict; is taken as it is.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fit how tiles are put together to the score of a slide, on slides that the model has not seen."""
+    from sentinode.terminal import prediction_progress, print_json, print_slide_scoring
+    from sentinode.workflows.slide_scoring import fit_slide_score
+
+    with prediction_progress() as listen:
+        found = fit_slide_score(inputs, model, slides, out, answers, listen)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_slide_scoring(found)
+    raise typer.Exit(code=int(bool(found.failures)))
+
+
 @app.command(epilog="Example: sentinode bench slide.svs --part reading --json")
 def bench(
     slide: Annotated[Path | None, _path_argument(help="A slide; without one, a synthetic one is drawn.")] = None,

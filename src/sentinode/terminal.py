@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sentinode.workflows.predicting import SlideDone, TilesDone
     from sentinode.workflows.predicting_patches import PatchRun
     from sentinode.workflows.slide_evaluation import SlideEvaluation
+    from sentinode.workflows.slide_scoring import SlideScoring
     from sentinode.workflows.trail import TrailReport
     from sentinode.workflows.training import TrainingEvent
     from sentinode.workflows.triaging import TriageReport
@@ -49,6 +50,7 @@ __all__ = [
     "print_promises",
     "print_rows",
     "print_slide_evaluation",
+    "print_slide_scoring",
     "print_slides",
     "print_study",
     "print_tiles",
@@ -334,6 +336,34 @@ def print_slide_evaluation(found: "SlideEvaluation", out: Path | None) -> None:
     if out is not None and found.found.n_lesions:
         say(f"the curve: {out / 'froc.png'}")
     say("Research use only")
+
+
+def print_slide_scoring(found: "SlideScoring") -> None:
+    """Say what the score of slides was fitted to be, and whether it is worth more than the plain one.
+
+    Parameters
+    ----------
+    found : SlideScoring
+        What came out.
+    """
+    from sentinode.inference.aggregation import FEATURES  # noqa: PLC0415 - imports scipy
+
+    rows = zip(FEATURES.items(), found.scorer.weights, strict=True)
+    print_rows(("feature", "weight", "what it is"), [(name, f"{value:.2f}", what) for (name, what), value in rows])
+    say(f"fitted on {found.scorer.n_positive} slides with lesions and {found.scorer.n_negative} without")
+    if found.measures:
+        fitted, plain, gap = (found.measures[name] for name in ("fitted", "plain", "difference"))
+        say(
+            f"AUC of slides that were left out of the fit: {_share(fitted.value)}, of the plain score "
+            f"{_share(plain.value)}; difference {_share(gap.value)} ({_share(gap.low)} to {_share(gap.high)})"
+        )
+        if gap.low is None or gap.low <= 0:
+            say("these slides do not show that it is better than the plain score, and the model without it is simpler")
+    else:
+        say("too few slides to leave any out: nobody knows whether it is better than the plain score")
+    for reason in found.failures.values():
+        say(f"failed, and not fitted on: {reason}")
+    say(f"wrote {found.bundle.folder}. Research use only")
 
 
 def print_bench(found: "Bench") -> None:

@@ -18,10 +18,13 @@ from sentinode.errors import ExportError, LeakageError, ManifestError, ModelErro
 from sentinode.evaluation.froc import froc_of_hits, slide_hits
 from sentinode.export.formats import export_writer
 from sentinode.geometry import Raster, Scale, Size
+from sentinode.inference import aggregation
+from sentinode.inference.aggregation import scorer_of
 from sentinode.inference.detections import read_detections
 from sentinode.inference.engine import recognise_tiles
 from sentinode.inference.maps import probability_map
 from sentinode.inference.predictions import TilePredictions, read_predictions
+from sentinode.models.bundle import read_bundle, write_bundle
 from sentinode.models.runtime import open_recogniser
 from sentinode.seeds import stream
 from sentinode.slides.annotations import Annotations, Region, write_asap
@@ -32,6 +35,7 @@ from sentinode.workflows import predicting
 from sentinode.workflows.evaluating import evaluate_model, the_manifest
 from sentinode.workflows.predicting import PredictionWish, SlideDone, TilesDone, predict_slides
 from sentinode.workflows.slide_evaluation import SlideEvaluationWish, evaluate_slides, slide_evaluation_wish
+from sentinode.workflows.slide_scoring import fit_slide_score
 from sentinode.workflows.slide_truth import TruthWish, find_truth, lesions_on
 from sentinode.workflows.tiling import TilesWish, make_tiles, parse_classes
 from sentinode.workflows.trail import verify_trail
@@ -665,3 +669,94 @@ def test_a_wrong_model_and_an_empty_folder_are_refused(model, unseen, tmp_path):
         slide_evaluation_wish(None, None, [], (None, None))
     with pytest.raises(PlanError, match=r"give one manifest.*--froc"):
         the_manifest([unseen / "slides"])
+
+
+# --- the score of a slide, fitted -----------------------------------------------------------------------------
+
+
+def test_a_fitted_slide_score_is_part_of_a_model_and_predict_says_so(measured, model, unseen, tmp_path, monkeypatch):
+    assert len(measured.slides) == 4
+    slides = [unseen / "slides" / f"u{number}.tif" for number in range(1, 6)]
+    given = (slides, model.folder, unseen / "slides.csv")
+    with pytest.raises(ModelError, match="2 slides with lesions and 2 without"):
+        fit_slide_score(*given, tmp_path / "new", unseen / "out")
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr(aggregation, "FEWEST", 1)  # drawing ten slides takes its time
+    told = []
+    found = fit_slide_score(*given, tmp_path / "new", unseen / "out", told.append)
+    assert not [event for event in told if isinstance(event, TilesDone)], "nothing was recognised again"
+    assert set(found.failures) == {str(unseen / "slides" / "u5.tif")}, "it has no label"
+    assert (found.measures["fitted"].value, found.measures["plain"].value) == (1.0, 1.0)
+    assert max(found.scorer.weights) > 0
+
+    made = read_bundle(tmp_path / "new")
+    assert made.digest != model.digest
+    assert scorer_of(made) == found.scorer
+    assert {name: made.files[name] for name in ("estimator.skops", "typicality.json")} == {
+        name: model.files[name] for name in ("estimator.skops", "typicality.json")
+    }
+    with pytest.raises(LeakageError, match=r"u1, u2, u3 and more"):
+        evaluate_slides(
+            slides[:4], made.folder, SlideEvaluationWish(TruthWish(unseen / "truth", no_truth_is_normal=True))
+        )
+    with pytest.raises(ModelError, match="has a fitted slide score already"):
+        fit_slide_score(slides, made.folder, unseen / "slides.csv", tmp_path / "newer")
+    with pytest.raises(LeakageError, match="the model was trained on"):
+        fit_slide_score([slides[0], slides[4]], _grown(made, tmp_path), unseen / "slides.csv", tmp_path / "newer")
+
+    (result,) = predict_slides(
+        [slides[4]], made.folder, tmp_path / "out", PredictionWish(exports=(), overlay=False)
+    ).results
+    assert result["score"] == found.scorer.score(read_predictions(tmp_path / "out" / "u5" / "tiles.parquet"))
+    assert result["score_by"] == "fitted on the maps of 2 slides with lesions and 2 without"
+    assert result["score_by"] in (tmp_path / "out" / "u5" / "report.html").read_text()
+
+    changed = json.loads((made.folder / "slide-score.json").read_text())
+    changed["intercept"] += 9
+    (made.folder / "slide-score.json").write_text(json.dumps(changed))
+    with pytest.raises(ModelError, match=r"slide-score\.json: was changed after it was written"):
+        read_bundle(made.folder)
+
+
+def _grown(made, folder):
+    """The same model without what was fitted: its slides stay seen."""
+    content = {name: (made.folder / name).read_bytes() for name in ("estimator.skops", "training.csv")}
+    return write_bundle(folder / "grown", made.facts, content, made.seen()).folder
+
+
+@pytest.mark.parametrize(
+    ("table", "error", "why"),
+    [
+        ("slide_id,label\nu1,Tumor\n", ManifestError, r"u1\.tif: is a Tumor in the table"),
+        ("slide_id,label\nu2,tumour\n", SlideError, r"no slide can be fitted on: .*u1\.tif: has no label"),
+        ("path,label\nslides/u1.tif,tumour\n", ModelError, "1 slides with lesions and 0 without"),
+    ],
+    ids=["label", "no label", "one kind"],
+)
+def test_slides_that_cannot_be_fitted_on_are_told(measured, model, unseen, tmp_path, table, error, why):
+    assert measured.failures
+    (tmp_path / "t.csv").write_text(table)
+    with pytest.raises(error, match=why):
+        fit_slide_score(
+            [unseen / "slides" / "u1.tif"], model.folder, tmp_path / "t.csv", tmp_path / "m", unseen / "out"
+        )
+
+
+def test_the_command_tells_the_weights_and_whether_they_are_worth_it(
+    measured, model, unseen, tmp_path, capsys, monkeypatch
+):
+    assert measured.bundle.digest == model.digest
+    monkeypatch.setattr(aggregation, "FEWEST", 1)
+    given = ["sentinode", "slide-score", *(unseen / "slides" / f"u{number}.tif" for number in range(1, 5))]
+    given += ["--model", model.folder, "--slides", unseen / "slides.csv", "--answers", unseen / "out"]
+    for place, more in (("a", []), ("b", ["--json"])):
+        monkeypatch.setattr("sys.argv", list(map(str, [*given, "--out", tmp_path / place, *more])))
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert left.value.code == 0
+    out, err = capsys.readouterr()
+    table, brace, document = out.partition("{")
+    assert "top_5" in table
+    assert json.loads(brace + document)["auc"]["difference"]["value"] == 0
+    assert "AUC of slides that were left out of the fit: 1.000, of the plain score 1.000" in err
+    assert "these slides do not show that it is better than the plain score" in err

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sentinode.geometry import Box
 from sentinode.inference.predictions import TilePredictions
 
-__all__ = ["TOP", "Field", "slide_score", "suspicious_fields"]
+__all__ = ["TOP", "Field", "highest_apart", "slide_score", "suspicious_fields"]
 
 TOP = 5
 """Tiles whose mean is the score of a slide."""
@@ -53,7 +53,7 @@ def slide_score(predictions: TilePredictions) -> float:
         return math.nan
     boxes, proba = predictions.boxes[known], predictions.positive[known]
     # Neighbours may be a pixel narrower than the widest: they touch, and do not overlap.
-    rows = _highest_apart(boxes, proba, TOP, float(boxes[:, 2:].min()) - 1)
+    rows = highest_apart(boxes, proba, TOP, float(boxes[:, 2:].min()) - 1)
     return round(float(proba[list(rows)].astype(np.float64).mean()), 6)
 
 
@@ -78,11 +78,28 @@ def suspicious_fields(predictions: TilePredictions, n: int = 10, side_um: float 
     boxes, proba = predictions.boxes[known], predictions.positive[known]
     side = max(predictions.scale.px(side_um), float(boxes[:, 2:].max(initial=1)))
     centres = boxes[:, :2] + boxes[:, 2:] / 2
-    return tuple(_field(centres[row], float(proba[row]), side) for row in _highest_apart(boxes, proba, n, side / 2))
+    return tuple(_field(centres[row], float(proba[row]), side) for row in highest_apart(boxes, proba, n, side / 2))
 
 
-def _highest_apart(boxes: NDArray[np.int64], proba: NDArray[np.float32], n: int, apart: float) -> tuple[int, ...]:
-    # The n highest of which no two centres are closer than that, across or down; of equals the first by rows.
+def highest_apart(boxes: NDArray[np.int64], proba: NDArray[np.floating], n: int, apart: float) -> tuple[int, ...]:
+    """Choose the highest tiles of which no two are close.
+
+    Parameters
+    ----------
+    boxes : (m, 4) int64
+        x, y, width, height in level-0 pixels.
+    proba : (m,) float
+        Of each.
+    n : int
+        Tiles, at most.
+    apart : float
+        Level-0 pixels that the middles are from one another, across or down, at least.
+
+    Returns
+    -------
+    tuple of int
+        Rows, the highest first; of equals the one further up, then further left.
+    """
     centres = boxes[:, :2] + boxes[:, 2:] / 2
     chosen: list[int] = []
     free = np.ones(len(boxes), dtype=bool)

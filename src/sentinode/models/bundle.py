@@ -8,6 +8,7 @@
     BUNDLE/weights.safetensors  of a network, for whoever wants to train on
     BUNDLE/seen.json            salted digests of the patients, slides and images that it was trained on
     BUNDLE/typicality.json      what its training images look like, to notice a slide of another kind
+    BUNDLE/slide-score.json     how tiles are put together to the score of a slide, where that was fitted
     BUNDLE/training.csv         the training log
     BUNDLE/README.md            the same for a person
 
@@ -37,6 +38,7 @@ from sentinode.storage import whole_folder
 __all__ = [
     "ESTIMATOR_FILE",
     "GRAPH_FILE",
+    "SLIDE_SCORE_FILE",
     "TYPICALITY_FILE",
     "Bundle",
     "BundleFacts",
@@ -60,6 +62,7 @@ VERSION = 2
 GRAPH_FILE = "graph.onnx"
 ESTIMATOR_FILE = "estimator.skops"
 TYPICALITY_FILE = "typicality.json"
+SLIDE_SCORE_FILE = "slide-score.json"
 _FACTS = "bundle.json"
 _SEEN = "seen.json"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

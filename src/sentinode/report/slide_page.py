@@ -33,6 +33,8 @@ class SlideView:
         Of its tiles.
     score : float
         Of the slide.
+    score_by : str
+        What that is, in words.
     verdict : str
         In a few words.
     thumbnail : (h, w, 3) uint8
@@ -61,6 +63,7 @@ class SlideView:
 
     predictions: TilePredictions
     score: float
+    score_by: str
     verdict: str
     thumbnail: NDArray[np.uint8]
     heatmap: ProbabilityMap
@@ -95,7 +98,7 @@ def write_slide_page(view: SlideView, path: Path) -> None:
     page = Page(
         title=f"Slide {predictions.slide_id}: {view.verdict}",
         lead=(
-            f"Score {_number(view.score)} for {facts.positive}, the mean of its five most suspicious places; "
+            f"Score {_number(view.score)} for {facts.positive}, {view.score_by}; "
             f"{int(predictions.recognised.sum()):,} of {len(predictions):,} tiles of tissue were recognised."
         ),
         badges=("research use only", f"model {facts.algorithm}", f"{predictions.mpp:g} um a pixel"),

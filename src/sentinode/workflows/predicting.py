@@ -29,6 +29,7 @@ from sentinode.evaluation.typicality import Typicality, unlike_training
 from sentinode.execution import Failure, run_jobs
 from sentinode.export.formats import EXPORTS, export_writer
 from sentinode.geometry import Box, Size
+from sentinode.inference.aggregation import SlideScorer, scorer_of
 from sentinode.inference.engine import recognise_tiles
 from sentinode.inference.maps import probability_map, suspicious_regions
 from sentinode.inference.predictions import TilePredictions, write_predictions
@@ -67,6 +68,9 @@ FIELD_UM, FIELD_MPP = 256.0, 0.5
 
 LOOKED_AT = 200
 """Tiles whose colours are held against those of the training images."""
+
+PLAIN_SCORE = "the mean of its five most suspicious places"
+"""What the score of a slide is where the model has nothing fitted for it."""
 
 THRESHOLD = 0.5
 """Score from which a slide is called suspicious; no promise of a sensitivity: that is the triage's."""
@@ -218,7 +222,7 @@ def predict_slides(
     # What was certified in float32 is promised in float32.
     promised = any(one.unit == "slides" for one in bundle.facts.promises)
     recogniser = open_recogniser(bundle, quick=True, precision="float32" if promised else wish.precision)
-    work = _Work(bundle, tile_mpp, recogniser, out, wish, listen, len(slides), bundle.typicality())
+    work = _Work(bundle, tile_mpp, recogniser, out, wish, listen, len(slides), bundle.typicality(), scorer_of(bundle))
     jobs = [(path, (work, path, number)) for number, path in enumerate(slides, start=1)]
     results, failures = [], {}
     for path, outcome in run_jobs(_do_slide, jobs):
@@ -264,6 +268,7 @@ class _Work(NamedTuple):
     listen: Listener
     n_slides: int
     typicality: Typicality | None
+    scorer: SlideScorer | None
 
 
 def _trail_event(work: _Work, path: Path, outcome: dict[str, Any] | Failure) -> dict[str, Any]:
@@ -452,11 +457,21 @@ def score_slide(path: Path, bundle: Bundle, recogniser: Recogniser, mpp: MppWish
     """
     # The errors are those of the steps.
     wish = PredictionWish(mpp=mpp or MppWish())
-    work = _Work(bundle, bundle.mpp_of_tiles(), recogniser, path, wish, lambda _event: None, 1, bundle.typicality())
+    work = _Work(
+        bundle,
+        bundle.mpp_of_tiles(),
+        recogniser,
+        path,
+        wish,
+        lambda _event: None,
+        1,
+        bundle.typicality(),
+        scorer_of(bundle),
+    )
     with open_slide(path, wish.mpp) as slide:
         predictions, refusal, _ = _recognise_tiles(work, slide, 1)
         fit = not (refusal or _unlike(work, slide, predictions))
-    score = slide_score(predictions)
+    score = _score(work, predictions)
     return score if fit and math.isfinite(score) else math.inf
 
 
@@ -473,7 +488,7 @@ def _triage(work: _Work, predictions: TilePredictions, *, fit: bool) -> dict[str
             "Nothing is called clear: the promise was certified with other options, or by another Sentinode "
             f"({facts.scoring.get('sentinode')}), and holds for no other."
         )
-    score = slide_score(predictions) if fit else math.nan
+    score = _score(work, predictions) if fit else math.nan
     return {"verdict": triage_of(score, promise), "kind": promise.kind, "words": words}
 
 
@@ -566,7 +581,7 @@ def _predictions(
 
 def _result(work: _Work, path: Path, read: _Read, key: str, seconds: float) -> dict[str, Any]:
     predictions, positive = read.predictions, work.bundle.facts.positive
-    score = math.nan if read.refusal else slide_score(predictions)
+    score = math.nan if read.refusal else _score(work, predictions)
     regions = () if read.refusal else suspicious_regions(predictions)
     if read.refusal:
         verdict = f"refused: {read.refusal}"
@@ -581,6 +596,7 @@ def _result(work: _Work, path: Path, read: _Read, key: str, seconds: float) -> d
         "verdict": verdict,
         "score": score if np.isfinite(score) else None,
         "triage": read.triage,
+        "score_by": PLAIN_SCORE if work.scorer is None else work.scorer.in_words,
         "regions": len(regions),
         "largest_mm": None if not regions else [round(value, 4) for value in max(one.extent_mm for one in regions)],
         "suspicious_mm2": round(sum(one.area_mm2 for one in regions), 5),
@@ -598,6 +614,10 @@ def _result(work: _Work, path: Path, read: _Read, key: str, seconds: float) -> d
         "runtime": dict(work.recogniser.runtime),
         "versions": {"sentinode": __version__, "python": platform.python_version()},
     }
+
+
+def _score(work: _Work, predictions: TilePredictions) -> float:
+    return slide_score(predictions) if work.scorer is None else work.scorer.score(predictions)
 
 
 def _left_out(predictions: TilePredictions) -> dict[str, int]:
@@ -619,6 +639,7 @@ def _write(work: _Work, slide: Slide, read: _Read, result: dict[str, Any], folde
             view = SlideView(
                 predictions=predictions,
                 score=float("nan") if result["score"] is None else result["score"],
+                score_by=result["score_by"],
                 verdict=result["verdict"],
                 thumbnail=read.thumbnail,
                 heatmap=heatmap,

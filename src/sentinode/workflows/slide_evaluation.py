@@ -43,7 +43,14 @@ from sentinode.workflows.slide_inputs import find_slides, mpp_wish, read_slide_t
 from sentinode.workflows.slide_truth import LEVEL_5_UM, SlideTruth, TruthWish, find_truth, lesions_on
 from sentinode.workflows.tiling import parse_classes
 
-__all__ = ["SlideEvaluation", "SlideEvaluationWish", "SlideRow", "evaluate_slides", "slide_evaluation_wish"]
+__all__ = [
+    "SlideEvaluation",
+    "SlideEvaluationWish",
+    "SlideRow",
+    "evaluate_slides",
+    "require_unseen",
+    "slide_evaluation_wish",
+]
 
 FORMAT = "sentinode-slide-evaluation-1"
 SHOWN = 3
@@ -283,7 +290,7 @@ def evaluate_slides(
     truth_wish = replace(wish.truth, labels=_labels(table, bundle, wish.slides))
     truth_wish.named(bundle.facts.positive)
     failures: dict[str, str] = {}
-    _require_unseen(slides, patients, bundle, failures)
+    failures |= require_unseen(slides, patients, bundle)
     truths = _truths(slides, truth_wish, bundle, failures)
     _require_some(truths, failures)
     with _folder(out) as folder:
@@ -320,11 +327,29 @@ def _labels(table: Mapping[str, Mapping[str, str]], bundle: Bundle, path: Path |
     return labels
 
 
-def _require_unseen(
-    slides: Sequence[Path], patients: Mapping[str, str], bundle: Bundle, failures: dict[str, str]
-) -> None:
-    # By the patient, the slide's name, and its content, whatever it is called now.
-    seen, met = bundle.seen(), []
+def require_unseen(slides: Sequence[Path], patients: Mapping[str, str], bundle: Bundle) -> dict[str, str]:
+    """Refuse slides that a model was trained on: by the patient, the name, and the content, whatever it is called now.
+
+    Parameters
+    ----------
+    slides : sequence of Path
+        Files.
+    patients : mapping of str to str
+        Slide -> patient; ``""`` where nobody knows.
+    bundle : Bundle
+        The model.
+
+    Returns
+    -------
+    dict of str to str
+        File -> why it cannot be read.
+
+    Raises
+    ------
+    LeakageError
+        If one was.
+    """
+    seen, met, failures = bundle.seen(), [], {}
     for path in slides:
         slide_id = slide_id_of(path)
         try:
@@ -338,9 +363,10 @@ def _require_unseen(
     if met:
         some = ", ".join(met[:SHOWN]) + (" and more" if len(met) > SHOWN else "")
         raise LeakageError(
-            f"the model was trained on {len(met)} of these slides or their patients ({some}); what is measured on "
-            "them says nothing. Leave them out, or train without them"
+            f"the model was trained on {len(met)} of these slides or their patients ({some}); what is measured or "
+            "fitted on them says nothing. Leave them out, or train without them"
         )
+    return failures
 
 
 def _truths(
