@@ -41,7 +41,8 @@ HOW = (
 )
 FOUND = (
     "The first 8,000 ended the process six times and hung twice: OpenSlide asks for the memory of a tile whatever "
-    "size the file claims, and aborts without it. Since then the structure of a TIFF is looked at before OpenSlide opens it."
+    "size the file claims, and aborts without it. Since then the structure of a TIFF is looked at before OpenSlide "
+    "opens it."
 )
 OUTCOMES = ("pixels", "SlideError", "crash", "hang", "memory", "other")
 MOST_SECONDS = 30  # the first answer waits for the imports, too
