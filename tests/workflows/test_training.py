@@ -14,6 +14,7 @@ from sentinode.models.runtime import open_recogniser
 from sentinode.workflows.evaluating import evaluate_model
 from sentinode.workflows.training import EpochDone, TrainingWish, train_model
 
+NEWER = {"digest", "calibration", "promises", "by_site"}  # what format 1 did not have, and the digest over it
 SMALL_CNN = {
     "layers": [{"conv": 8, "kernel": 3}, {"pool": "max", "size": 4}, {"dense": 16}],
     "epochs": 6,
@@ -175,12 +176,25 @@ def test_a_bundle_without_a_calibration_opens_as_the_first_format_wrote_it(netwo
     # What Sentinode wrote before there were calibrations: format 1, without the field, with a digest over all of it.
     copy = _copied(network.folder, tmp_path)
     facts = json.loads((copy / "bundle.json").read_text())
-    stated = {name: value for name, value in facts.items() if name not in {"digest", "calibration"}} | {"version": 1}
+    stated = {name: value for name, value in facts.items() if name not in NEWER} | {"version": 1}
     (copy / "bundle.json").write_text(json.dumps({**stated, "digest": bundle_module._digest(stated)}))
     old = read_bundle(copy)
-    assert old.facts.calibration is None
+    assert (old.facts.calibration, old.facts.promises, old.facts.by_site) == (None, (), {})
     pixels = PatchSource(read_manifest(cohorts / "theirs.csv"))[np.arange(4)]
     assert np.array_equal(open_recogniser(old).predict_proba(pixels), open_recogniser(network).predict_proba(pixels))
+
+
+def test_a_bundle_has_the_numbers_of_each_site(draw_cohort, tmp_path):
+    base = draw_cohort(n_patients=12, n_patches=8, seed=9)
+    frame = base.frame.copy()
+    frame["site"] = np.where(frame["patient_id"].str.slice(1).astype(int) % 2, "bergen", "lyon")
+    write_manifest(Manifest(frame, base.classes, base.provenance, base.root), tmp_path / "m.csv")
+    bundle = train_model(tmp_path / "m.csv", tmp_path / "b", TrainingWish("naive-bayes", test=0.5))
+    by_site = bundle.facts.by_site
+    assert sum(one["patients"].value for one in by_site.values()) == bundle.facts.data.n_patients["test"] == 6
+    assert {"bergen", "lyon"} >= set(by_site)
+    assert all(0.5 <= one["auc"].value <= 1 for one in by_site.values())
+    assert "### By site" in (tmp_path / "b" / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ of itself with all of these in it, which is the model's name in every result.
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +33,7 @@ from sentinode.evaluation.calibration import Calibration, Method
 from sentinode.evaluation.conformal import NOTHING, Kind
 from sentinode.evaluation.triage import Promise, Unit
 from sentinode.evaluation.typicality import Typicality
+from sentinode.models.card import model_card
 from sentinode.storage import whole_folder
 
 __all__ = [
@@ -164,10 +165,11 @@ class BundleFacts(_Facts):
     """All that is known of a model, as ``bundle.json`` has it.
 
     `classes` has the positive one last, as the manifest; `columns` is their order in what the file of the model gives.
-    The metrics are those of the test part (name -> value with its interval over patients), empty where there was
-    none. `settings` has every setting of the algorithm, the defaults included. `calibration` is None where no patients
-    were kept for it; the metrics are those of calibrated probabilities where there is one. `promises` are the confident
-    one and the average one, where patients were kept to certify.
+    The metrics are those of the test part (name -> value with its interval over patients), empty where there was none;
+    `by_site` has them for each site of the test part, and the number of its patients. `settings` has every setting of
+    the algorithm, the defaults included. `calibration` is None where no patients were kept for it; the metrics are
+    those of calibrated probabilities where there is one. `promises` are the confident one and the average one, where
+    patients were kept to certify.
     """
 
     algorithm: str
@@ -180,6 +182,7 @@ class BundleFacts(_Facts):
     versions: dict[str, str]
     training: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Value] = Field(default_factory=dict)
+    by_site: dict[str, dict[str, Value]] = Field(default_factory=dict)
     calibration: CalibrationFacts | None = None
     promises: tuple[PromiseFacts, ...] = ()
     intended_use: str = INTENDED_USE
@@ -453,69 +456,6 @@ def read_bundle(folder: Path | str) -> Bundle:
         where = ".".join(str(part) for part in fault["loc"])
         raise ModelError(f"{folder / _FACTS}: {where}: {fault['msg']}") from error
     return Bundle(folder, facts, files, str(digest))
-
-
-def model_card(facts: BundleFacts) -> str:
-    """Describe a model for a person, with the front matter that model hubs read.
-
-    Parameters
-    ----------
-    facts : BundleFacts
-        What it is.
-
-    Returns
-    -------
-    str
-        Markdown.
-    """
-    tile, data = facts.tile, facts.data
-    mpp = "an unknown resolution" if tile.mpp is None else f"{tile.mpp:g} um a pixel"
-    counts = ", ".join(
-        f"{role}: {data.n_images[role]} images of {data.n_patients.get(role, 0)} patients"
-        for role in data.n_images
-        if data.n_images[role]
-    )
-    lines = [
-        "---",
-        "library_name: sentinode",
-        "tags: [histology, pathology, vision]",
-        "pipeline_tag: image-classification",
-        "---",
-        "",
-        f"# {facts.algorithm}: {', '.join(facts.classes[:-1])} or {facts.positive}",
-        "",
-        f"**{facts.intended_use}**",
-        "",
-        f"Takes tiles of {tile.width} x {tile.height} px at {mpp}.",
-        "",
-        "## Data",
-        "",
-        *(["Synthetic images: what follows says nothing about tissue.", ""] if data.synthetic else []),
-        f"{data.source or 'no source stated'}; {data.licence or 'no licence stated'}. {counts}.",
-        "",
-        "## Performance",
-        "",
-        *_performance(facts.metrics),
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _performance(metrics: Mapping[str, Value]) -> Iterable[str]:
-    if not metrics:
-        return ["Not known: no patients were kept for a test. Measure it with `sentinode evaluate`."]
-    rows = [f"| {name} | {_text(one.value)} | {_text(one.low)} to {_text(one.high)} |" for name, one in metrics.items()]
-    return [
-        "On the test patients, which nothing was chosen on:",
-        "",
-        "| | | 95 % over patients |",
-        "|---|---|---|",
-        *rows,
-    ]
-
-
-def _text(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.3f}"
 
 
 def _check_files(folder: Path, files: Mapping[str, str]) -> None:

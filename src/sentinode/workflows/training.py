@@ -203,6 +203,7 @@ def train_model(
     algorithm, seconds = _fit(spec, wish.seed, (table, pixels, split), work / "checkpoint", listen)
     size = (int(pixels.shape[1]), int(pixels.shape[2]))
     calibration = _calibration(algorithm, table, pixels, split, wish.seed)
+    metrics, by_site = _test_metrics(algorithm, table, pixels, split, calibration)
     facts = BundleFacts(
         algorithm=wish.algorithm,
         settings=json.loads(json.dumps(settings, default=str)),
@@ -213,7 +214,8 @@ def train_model(
         data=_data(table, split, protocol),
         versions={"sentinode": __version__, "python": platform.python_version(), **versions()},
         training={"seconds": round(seconds, 1), **_best_epoch(algorithm)},
-        metrics=_test_metrics(algorithm, table, pixels, split, calibration),
+        metrics=metrics,
+        by_site=by_site,
         calibration=calibration,
     )
     content, seen = (
@@ -401,13 +403,20 @@ def _test_metrics(
     pixels: NDArray[np.uint8],
     split: Split,
     calibration: CalibrationFacts | None,
-) -> dict[str, Value]:
+) -> tuple[dict[str, Value], dict[str, dict[str, Value]]]:
     if len(split.test) == 0:
-        return {}
+        return {}, {}
     proba = _proba(algorithm, table, pixels, split.test)
     if calibration is not None:
         proba = calibration.calibration.apply(proba)
-    return measure_predictions(table.select(split.test), _classes(algorithm, table), proba)
+    tested, classes = table.select(split.test), _classes(algorithm, table)
+    site = tested.frame["site"].to_numpy(dtype=np.str_)
+    by_site = {}
+    for name in sorted(set(site.tolist()) - {""}):
+        here = tested.select(np.flatnonzero(site == name))
+        n_patients = Value(value=float(len(set(here.groups.tolist()))))
+        by_site[name] = {**measure_predictions(here, classes, proba[site == name]), "patients": n_patients}
+    return measure_predictions(tested, classes, proba), by_site
 
 
 def _classes(algorithm: Algorithm, table: Manifest) -> tuple[str, ...]:
