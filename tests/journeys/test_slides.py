@@ -469,7 +469,9 @@ def test_slides_are_sorted_by_the_promise_of_the_model(certified, answers, tmp_p
         ({}, False, "review", "at most 50 %"),
         ({"overlap": 0.5}, True, "review", "certified with other options"),
     ):
-        work = predicting._Work(certified, TILE_MPP, recogniser, tmp_path, PredictionWish(**options), print, 1, None)
+        work = predicting._Work(
+            certified, TILE_MPP, recogniser, tmp_path, PredictionWish(**options), print, 1, None, None
+        )
         found = predicting._triage(work, predictions, fit=fit)
         assert found["verdict"] == verdict
         assert words in found["words"]
