@@ -461,7 +461,7 @@ def predict(  # noqa: PLR0913 - the options of a command
         raise PlanError(f"{patches[0]} is of patches and {slides[0]} is not: recognise them in two calls")
     if patches:
         with progress("recognising patches") as advance:
-            found = predict_patches(patches, model, out, mpp=mpp, precision=precision, on_progress=advance)
+            found = predict_patches(patches, model, out, mpp=mpp, precision=precision, trail=trail, on_progress=advance)
         if as_json:
             print_json(found.to_json())
         else:

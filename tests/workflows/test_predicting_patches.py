@@ -16,6 +16,7 @@ from sentinode.errors import ManifestError, ModelError
 from sentinode.models.bundle import read_bundle
 from sentinode.models.runtime import open_recogniser
 from sentinode.workflows.predicting_patches import find_patches, predict_patches
+from sentinode.workflows.trail import verify_trail
 from sentinode.workflows.training import TrainingWish, train_model
 
 
@@ -60,6 +61,10 @@ def test_every_patch_gets_the_probabilities_of_the_model(folder, model, cohort, 
     assert page.count("<img") == 36
     assert "60 patches" in page
     assert "research use only" in page
+    [line] = (tmp_path / "out" / "trail.jsonl").read_text().splitlines()
+    told = json.loads(line)
+    assert f"{(table['prob_tumour'] >= 0.5).sum()} of 60 patches suspicious, 0 failed" in json.dumps(told)
+    assert verify_trail(tmp_path / "out" / "trail.jsonl").n_lines == 1
 
 
 def test_a_patch_that_cannot_be_read_stops_no_other(folder, model, tmp_path):

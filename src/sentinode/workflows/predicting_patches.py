@@ -1,5 +1,6 @@
 """Patches in, a table and a page out: images that somebody has cut already, of the size that the model takes."""
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from sentinode.models.runtime import Recogniser, open_recogniser
 from sentinode.report.patches_page import PatchesView, write_patches_page
 from sentinode.slides.naming import is_slide_name
 from sentinode.storage import whole_files
+from sentinode.workflows.trail import TRAIL, require_unchanged, trail_file, write_trail
 
 __all__ = ["PatchRun", "find_patches", "predict_patches"]
 
@@ -118,6 +120,7 @@ def predict_patches(
     *,
     mpp: float | None = None,
     precision: Literal["auto", "float32"] = "auto",
+    trail: Path | str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> PatchRun:
     """Recognise patches and write ``patches.csv`` and ``patches.html``.
@@ -134,6 +137,8 @@ def predict_patches(
         Micrometres a pixel of the patches; refused where the model was trained at another one.
     precision : {"auto", "float32"}
         Whether the model may be computed in bf16 where the CPU does that.
+    trail : Path or str, optional
+        The audit trail, which gets a line a run; left out, that of ``SENTINODE_TRAIL``, else ``OUT/trail.jsonl``.
     on_progress : callable, optional
         Called with the number of patches done and their total.
 
@@ -149,10 +154,12 @@ def predict_patches(
     ManifestError
         If there is no patch, or none can be read.
     ExportError
-        If `out` cannot be written.
+        If `out` cannot be written, or the trail was changed.
     """
     # ManifestError is also the reader's.
     bundle, out = read_bundle(model), Path(out)
+    file = trail_file(trail, out) or out / TRAIL
+    require_unchanged(file)
     _require_mpp(bundle, mpp)
     patches = [one for path in map(Path, inputs) for one in _patches(path)]
     if not patches:
@@ -167,9 +174,25 @@ def predict_patches(
     warning = unlike_training(bundle.typicality(), found.colours) if len(found.colours) else ""
     run = PatchRun(_frame(found, bundle), found.failures, (warning,) if warning else (), bundle)
     _write(run, found, readers, out)
+    write_trail(file, "predict", [_trail_event(run, inputs, precision)])
     for reader in readers.values():
         reader.close()
     return run
+
+
+def _trail_event(run: PatchRun, inputs: Sequence[Path | str], precision: str) -> dict[str, Any]:
+    counts = run.to_json()
+    verdict = f"{counts['n_suspicious']} of {counts['n_patches']} patches suspicious, {len(run.failures)} failed"
+    return {
+        "model": run.bundle.digest,
+        "options": {"precision": precision},
+        "patches": {"inputs": [Path(one).name for one in inputs], "answers": _digest(run.frame)},
+        "verdict": verdict,
+    }
+
+
+def _digest(frame: pd.DataFrame) -> str:
+    return hashlib.sha256(frame.to_csv(index=False).encode()).hexdigest()
 
 
 def _all_patches(path: Path, size: tuple[int, int]) -> bool:
