@@ -37,8 +37,17 @@ def test_the_features_are_what_they_are_said_to_be(predict_discs):
     assert found["top_1"] == pytest.approx(odds(0.9), abs=1e-5)
     assert found["top_5"] == pytest.approx(odds(slide_score(drawn)), abs=1e-5)
     assert found["top_20"] == pytest.approx(odds((5 * 0.9 + 15 * 0.1) / 20), abs=1e-5)
-    assert found["share"] == pytest.approx(np.log(5.5 / (len(drawn) + 1)))
+    assert found["share"] == pytest.approx(np.log(5 / len(drawn) + 0.001))
     assert found["largest_mm"] == pytest.approx(2 * 0.096, rel=0.01)
+
+
+def test_how_much_tissue_there_is_says_nothing_where_nothing_is_suspicious(predict_discs):
+    large = predict_discs([])
+    keep = np.arange(len(large)) < 60
+    small = replace(
+        large, boxes=large.boxes[keep], proba=large.proba[keep], tissue=large.tissue[keep], flag=large.flag[keep]
+    )
+    assert slide_features(small).tolist() == slide_features(large).tolist()
 
 
 def test_a_slide_of_which_nothing_was_recognised_has_no_score(predict_discs, fitted):

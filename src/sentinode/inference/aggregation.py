@@ -28,7 +28,7 @@ FEATURES: Mapping[str, str] = {
     "top_1": "log odds of the highest tile",
     "top_5": "log odds of the mean of the five highest tiles, no two of which overlap: the plain score",
     "top_20": "log odds of the mean of the twenty highest tiles, no two of which overlap",
-    "share": "log of the share of tiles at 0.5 or more, a half tile added",
+    "share": "log of the share of tiles at 0.5 or more, 0.001 added",
     "largest_mm": "side of a square as large as the largest region at 0.5 or more, mm",
 }
 """Name -> what it is. Each grows, or stays, where the probability of a tile grows."""
@@ -40,7 +40,7 @@ FEWEST = 5
 """Slides of either kind below which nothing is fitted."""
 
 FORMAT = "sentinode-slide-scorer-1"
-_EPSILON = 1e-3  # probabilities are kept this far from 0 and 1: beyond, tiles are as good as certain
+_EPSILON = 1e-3  # probabilities are kept this far from 0 and 1, and shares from 0: beyond, nothing is told apart
 _TOPS = (("top_1", 1), ("top_5", 5), ("top_20", 20))
 
 
@@ -139,8 +139,9 @@ def slide_features(predictions: TilePredictions) -> NDArray[np.float64]:
     tops = [_log_odds(float(apart[:n].mean())) for _, n in _TOPS]
     regions = suspicious_regions(predictions)
     largest = max((one.area_mm2 for one in regions), default=0.0)
-    share = ((proba >= 0.5).sum() + 0.5) / (len(proba) + 1)
-    return np.array([*tops, math.log(share), math.sqrt(largest)])
+    # Added is a share, not a tile: where nothing is suspicious, how much tissue there is must not say anything.
+    share = math.log(float((proba >= 0.5).mean()) + _EPSILON)
+    return np.array([*tops, share, math.sqrt(largest)])
 
 
 def fit_scorer(features: ArrayLike, positive: ArrayLike, penalty: float = PENALTY) -> SlideScorer:
