@@ -300,15 +300,17 @@ def demo(
     seed: Annotated[int, typer.Option(help="Another seed, another cohort and study.")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Run the whole path on a synthetic cohort: draw, check, compare, report."""
-    from sentinode.terminal import print_check, study_progress
+    """Run the whole path on synthetic cohorts: draw, check, compare, train, recognise held-out slides, report."""
+    from sentinode.terminal import demo_progress, print_demo, print_json
     from sentinode.workflows.demo import run_demo
 
-    with study_progress() as listen:
+    with demo_progress() as listen:
         result = run_demo(out, seed, listen)
-    if not as_json:
-        print_check(result.check)
-    _show_study(result.table, result.folder / "study", as_json=as_json)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        print_demo(result)
+    raise typer.Exit(code=int(not result.complete))
 
 
 @app.command(epilog="Example: sentinode train manifest.csv --set epochs=6 --out model")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sentinode.study.table import StudyTable
     from sentinode.workflows.bench import Bench
     from sentinode.workflows.checking import CheckReport
+    from sentinode.workflows.demo import Demo, DemoEvent
     from sentinode.workflows.describing import Description
     from sentinode.workflows.predicting import SlideDone, TilesDone
     from sentinode.workflows.predicting_patches import PatchRun
@@ -35,12 +36,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "console",
+    "demo_progress",
     "message_console",
     "prediction_progress",
     "print_bench",
     "print_calibration",
     "print_check",
     "print_curve",
+    "print_demo",
     "print_description",
     "print_evaluation",
     "print_json",
@@ -529,6 +532,45 @@ def print_study(table: "StudyTable", folder: Path) -> None:
     say(f"the report: {folder / 'report.html'}")
 
 
+def print_demo(found: "Demo") -> None:
+    """Say what a demo found: the data, the study, the slides beside their truth, and where the pages lie.
+
+    Parameters
+    ----------
+    found : Demo
+        Of ``sentinode.workflows.demo``.
+    """
+    from sentinode.study.printing import render_terminal  # noqa: PLC0415 - imports pandas
+
+    out = console()
+    print_check(found.check)
+    for part in render_terminal(found.table):
+        out.print(part)
+    rows = [
+        (
+            one.slide_id,
+            one.truth,
+            ", ".join(one.lesions),
+            one.verdict,
+            _share(one.score),
+            "right" if one.right else "wrong",
+        )
+        for one in found.slides
+    ]
+    print_rows(("slide (held out)", "drawn", "lesions", "verdict", "score", ""), rows)
+    for reason in found.failures.values():
+        say(f"failed: {reason}")
+    auc, n_tiles = found.model.metrics.get("auc"), found.model.data.n_images["test"]
+    between = "" if auc is None or auc.low is None else f" ({_share(auc.low)} to {_share(auc.high)} over patients)"
+    say(
+        f"{sum(one.right for one in found.slides)} of {len(found.slides)} held-out slides right; "
+        f"AUC of their {n_tiles:,} tiles {_share(None if auc is None else auc.value)}{between}"
+    )
+    say("all of it is synthetic: it shows that the path works, and says nothing about real tissue")
+    say(f"the study:  {found.study_page}")
+    say(f"the slides: {found.slides_page}")
+
+
 def print_curve(table: "CurveTable", folder: Path) -> None:
     """Show learning curves, what twice the data would bring, and where the page lies.
 
@@ -728,6 +770,44 @@ class _PredictionLines(_Phases):
             case SlideDone(slide_id, number, n_slides, verdict, stored):
                 self.stack.close()
                 say(f"{number}/{n_slides}  {slide_id}: {verdict}{' (done before)' if stored else ''}")
+
+
+@contextmanager
+def demo_progress() -> "Iterator[Callable[[DemoEvent], None]]":
+    """Show a demo while it runs: its steps, and within each what that step shows by itself.
+
+    Yields
+    ------
+    Callable[[DemoEvent], None]
+        To be given to the demo as ``on_event``.
+    """
+    with ExitStack() as stack:
+        yield _DemoLines(stack)
+
+
+class _DemoLines:
+    """Turns the events of a demo into lines, and hands those of its parts to whom they belong."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.stack = stack
+        self.started = time.monotonic()
+        self.study, self.training, self.prediction = _StudyLines(stack), _TrainingLines(stack), _PredictionLines(stack)
+
+    def __call__(self, event: "DemoEvent") -> None:
+        from sentinode.workflows.demo import Step  # noqa: PLC0415 - only a demo needs these
+        from sentinode.workflows.predicting import SlideDone, TilesDone  # noqa: PLC0415
+        from sentinode.workflows.training import EpochDone, Preparation  # noqa: PLC0415
+
+        match event:
+            case Step(number, total, what):
+                self.stack.close()
+                say(f"step {number} of {total}, at {_clock(time.monotonic() - self.started)}: {what}")
+            case EpochDone() | Preparation():
+                self.training(event)
+            case SlideDone() | TilesDone():
+                self.prediction(event)
+            case _:
+                self.study(event)
 
 
 class _StudyLines(_Phases):

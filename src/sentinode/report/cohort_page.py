@@ -39,7 +39,11 @@ def write_cohort_page(
     page = Page(
         title=f"{len(results) + len(failures)} slides",
         lead=lead,
-        badges=("research use only", f"model {facts.algorithm}"),
+        badges=(
+            "research use only",
+            f"model {facts.algorithm}",
+            *(("trained on synthetic images",) if facts.data.synthetic else ()),
+        ),
         notes=(facts.intended_use,),
         sections=(_slides(results, facts.positive), *(() if not failures else (_failures(failures),))),
         footer=(("Sentinode", __version__),),

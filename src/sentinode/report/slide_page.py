@@ -101,7 +101,12 @@ def write_slide_page(view: SlideView, path: Path) -> None:
             f"Score {_number(view.score)} for {facts.positive}, {view.score_by}; "
             f"{int(predictions.recognised.sum()):,} of {len(predictions):,} tiles of tissue were recognised."
         ),
-        badges=("research use only", f"model {facts.algorithm}", f"{predictions.mpp:g} um a pixel"),
+        badges=(
+            "research use only",
+            f"model {facts.algorithm}",
+            f"{predictions.mpp:g} um a pixel",
+            *(("trained on synthetic images",) if facts.data.synthetic else ()),
+        ),
         notes=tuple(view.warnings),
         sections=(
             *(() if view.triage is None else (_triage(view.triage),)),

@@ -121,7 +121,7 @@ def write_phantom_slides(
     *,
     patients: int = 12,
     sites: int = 2,
-    preset: str = "10x",
+    preset: str | SlidePreset = "10x",
     seed: int = 1,
     size: int | None = None,
     workers: int = 1,
@@ -137,8 +137,8 @@ def write_phantom_slides(
         The folder; made if it is not there.
     patients, sites : int
         How many; a patient has one slide.
-    preset : str
-        A key of `SLIDE_PRESETS`.
+    preset : str or SlidePreset
+        A key of `SLIDE_PRESETS`, or what the slides shall measure.
     seed : int
         The same seed, the same cohort.
     size : int, optional
@@ -183,7 +183,12 @@ def write_phantom_slides(
 
 
 def plan_slides(
-    *, patients: int = 12, sites: int = 2, preset: str = "10x", seed: int = 1, size: int | None = None
+    *,
+    patients: int = 12,
+    sites: int = 2,
+    preset: str | SlidePreset = "10x",
+    seed: int = 1,
+    size: int | None = None,
 ) -> tuple[SlidePlan, ...]:
     """Plan the slides of a cohort: who has metastases, of what sizes, and what spoils the slide.
 
@@ -209,7 +214,7 @@ def plan_slides(
     >>> [plan.mpp for plan in plan_slides(patients=2, preset="40x")]
     [0.25, 0.2428]
     """
-    if preset not in SLIDE_PRESETS:
+    if isinstance(preset, str) and preset not in SLIDE_PRESETS:
         raise PlanError(f"preset '{preset}' is not known; choose one of {', '.join(SLIDE_PRESETS)}")
     if patients < 1 or sites < 1:
         raise PlanError(f"{patients} patients of {sites} sites: give at least one of each")
@@ -217,7 +222,8 @@ def plan_slides(
         raise PlanError(f"{sites} sites cannot share {patients} patients; ask for fewer sites")
     if size is not None and not 1024 <= size <= 100_000:
         raise PlanError(f"size is {size}; give 1024 to 100000 px a side")
-    return tuple(_plan(patient, sites, SLIDE_PRESETS[preset], seed, size) for patient in range(patients))
+    measures = SLIDE_PRESETS[preset] if isinstance(preset, str) else preset
+    return tuple(_plan(patient, sites, measures, seed, size) for patient in range(patients))
 
 
 def _plan(patient: int, sites: int, preset: SlidePreset, seed: int, size: int | None) -> SlidePlan:
