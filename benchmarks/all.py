@@ -12,6 +12,7 @@ REAL = HERE.parents[1] / "shared" / "data" / "pcam"
 BENCHMARKS = (
     ("speed.py",),
     ("training_speed.py",),
+    ("slide_score.py",),
     ("phantom_difficulty.py", "--preset", "10x", "--seeds", "1"),
     ("interval_coverage.py", "19", "100"),
     ("triage_simulation.py",),
