@@ -14,6 +14,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: $(VENV)/.ready
 	$(BIN)/sentinode demo --out demo
 
+# Two processes of one thread each: threads of two processes that wait for each other on two cores burn both.
+test: export OMP_NUM_THREADS := 1
+test: export OPENBLAS_NUM_THREADS := 1
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2
 
