@@ -69,6 +69,17 @@ def test_a_perfectly_separated_part_gives_no_infinite_curve():
     assert 0 < found.calibration.apply(np.array([[0.0, 1.0]]))[0, 1] <= 1
 
 
+def test_a_temperature_of_separated_classes_does_not_bet_everything():
+    # Eight patients whose images lie on the right side of 0.5, and one image of the ninth that does not.
+    codes = np.array([0, 1] * 36)
+    p = np.where(codes == 1, 0.7, 0.3)
+    p[-1] = 0.45
+    found = choose_calibration(codes, np.column_stack([1 - p, p]), np.arange(72) // 8)
+    assert found.losses["temperature"] < found.losses["none"]
+    separated = fit_calibration("temperature", codes[:64], np.column_stack([1 - p, p])[:64])
+    assert 1 < separated.slope < 8
+
+
 def test_more_than_two_classes_have_a_temperature_that_sums_to_one():
     rng = stream(1, "three classes")
     logits = rng.normal(0, 1, (3000, 3))

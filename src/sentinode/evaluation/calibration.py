@@ -398,13 +398,20 @@ def _log_loss(codes: NDArray[np.int64], proba: NDArray[np.floating]) -> float:
 
 
 def _slope(codes: NDArray[np.int64], proba: Floats) -> float:
-    # 1 / T between 1/50 and 50, by the log of it: the loss is convex in the slope, so there is one minimum.
-    found = optimize.minimize_scalar(
-        lambda log_slope: _log_loss(codes, Calibration("temperature", float(np.exp(log_slope))).apply(proba)),
-        bounds=(-np.log(50), np.log(50)),
-        method="bounded",
-        options={"xatol": 1e-6},
-    )
+    # 1 / T between 1/50 and 50, by the log of it: the loss is convex in the slope, so there is one minimum. Platt's
+    # targets, as below: against 0 and 1 the slope would grow without end where the classes are apart.
+    n, k = proba.shape
+    own = np.bincount(codes, minlength=k)[codes]
+    target = np.repeat((1 / ((own + 2) * (k - 1)))[:, None], k, axis=1)
+    target[np.arange(n), codes] = (own + 1) / (own + 2)
+    logs = np.log(np.clip(proba, LOG_LOSS_EPS, 1.0))
+
+    def loss(log_slope: float) -> float:
+        scaled = np.exp(log_slope) * logs
+        scaled = scaled - scaled.max(axis=1, keepdims=True)
+        return float(-(target * (scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True)))).sum(axis=1).mean())
+
+    found = optimize.minimize_scalar(loss, bounds=(-np.log(50), np.log(50)), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))
 
 
