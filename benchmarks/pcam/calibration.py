@@ -116,7 +116,7 @@ def main(n_repeats: int) -> None:
     for name in ALGORITHMS:
         asked = ask(name, manifest, pixels, splits[:n_repeats])
         owner = manifest.groups[asked.rows]
-        facts.append(f"{name}: {', '.join(f'{way} {n} times' for way, n in asked.methods.items())}")
+        facts.append(f"{name}: {', '.join(f'{way} in {n}' for way, n in asked.methods.items())}")
         for way, score in (("before", asked.raw), ("after", asked.calibrated)):
             found = measure_calibration(positive[asked.rows], score, owner)
             cells = (f"{found[one].value:.3f} ({found[one].low:.3f} to {found[one].high:.3f})" for one in MEASURED)
@@ -195,7 +195,7 @@ All test patches of all repeats; intervals over slides, 95 %.
 |---|---|---|---|---|---|
 {errors}
 
-Chosen calibration: {methods}.
+Chosen calibration, in so many repeats: {methods}.
 
 ![What was said against what came true, before and after](calibration.svg)
 
