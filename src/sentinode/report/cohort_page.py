@@ -10,6 +10,8 @@ from sentinode.report.page import Link, Page, Section, TextTable, write_page
 
 __all__ = ["write_cohort_page"]
 
+OF_PATCHES = "The promise of this model is one about patches. It is not applied to slides: none is called clear."
+
 
 def write_cohort_page(
     results: Sequence[Mapping[str, Any]], failures: Mapping[str, str], facts: BundleFacts, path: Path
@@ -36,6 +38,7 @@ def write_cohort_page(
     n_suspicious = sum(one["regions"] > 0 and one["score"] is not None for one in results)
     n_refused = sum(one["score"] is None for one in results)
     lead = f"{n_suspicious} suspicious of {facts.positive}, {n_refused} refused, {len(failures)} failed."
+    of_patches = bool(facts.promises) and all(one.unit == "patches" for one in facts.promises)
     page = Page(
         title=f"{len(results) + len(failures)} slides",
         lead=lead,
@@ -44,7 +47,7 @@ def write_cohort_page(
             f"model {facts.algorithm}",
             *(("trained on synthetic images",) if facts.data.synthetic else ()),
         ),
-        notes=(facts.intended_use,),
+        notes=(facts.intended_use, *(() if not of_patches else (OF_PATCHES,))),
         sections=(_slides(results, facts.positive), *(() if not failures else (_failures(failures),))),
         footer=(("Sentinode", __version__),),
     )
