@@ -447,10 +447,13 @@ def test_a_promise_of_slides_is_certified_on_whole_slides(certified, cohort):
     }
 
 
-def test_slides_are_sorted_by_the_promise_of_the_model(certified, answers, tmp_path):
-    folder, _ = answers
+def test_slides_are_sorted_by_the_promise_of_the_model(certified, tmp_path):
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    draw(folder / "lesion.tif", seed=7)
+    draw(folder / "normal.tif", None, seed=8)
     wish = PredictionWish(exports=(), overlay=False)
-    run = predict_slides([folder / "lesion.tif", folder / "normal.tif"], certified.folder, tmp_path / "out", wish)
+    run = predict_slides([folder], certified.folder, tmp_path / "out", wish)
     lesion, normal = run.results
     assert (lesion["triage"]["verdict"], normal["triage"]["verdict"]) == ("suspicious", "clear")
     assert normal["triage"]["kind"] == "average"
