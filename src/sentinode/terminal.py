@@ -242,7 +242,7 @@ def _share(value: float | None) -> str:
 
 
 def print_slides(results: "Sequence[Mapping[str, Any]]", failures: Mapping[str, str], out: Path) -> None:
-    """Say what was found on slides, the most suspicious first, and what failed.
+    """Say what was found on slides, the most suspicious first, what a reader must know of them, and what failed.
 
     Parameters
     ----------
@@ -274,6 +274,9 @@ def print_slides(results: "Sequence[Mapping[str, Any]]", failures: Mapping[str, 
         )
     for words in sorted({one["triage"]["words"] for one in results if one.get("triage")}):
         say(words)
+    for one in results:
+        for warning in one["warnings"]:
+            say(f"{one['slide_id']}: {warning}")
     for reason in failures.values():
         say(f"failed: {reason}")
     say(f"open {out / 'index.html'}. Research use only")

@@ -59,7 +59,7 @@ def _slides(results: Sequence[Mapping[str, Any]], positive: str) -> Section:
     rows = tuple(
         (
             Link(str(one["slide_id"]), f"{one['slide_id']}/report.html"),
-            str(one["verdict"]),
+            f"{one['verdict']} (but see the warning on its page)" if one["warnings"] else str(one["verdict"]),
             *((str((one.get("triage") or {}).get("verdict", "")),) if promised else ()),
             "" if one["score"] is None else f"{one['score']:.3f}",
             f"{one['regions']}",

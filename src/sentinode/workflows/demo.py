@@ -55,7 +55,7 @@ DEMO_MODEL: Mapping[str, object] = {
 }
 
 _FORMAT = "sentinode-demo-1"
-_RECORD = "demo.json"
+_RECORD, _STUDY = "demo.json", "study.toml"
 
 
 @dataclass(frozen=True)
@@ -240,8 +240,7 @@ def run_demo(out: Path | str, seed: int = 1, on_event: Listener | None = None, p
     _tell(listen, 1)
     check = _cohort(folder, plan, seed, listen, going_on=going_on)
     _tell(listen, 2)
-    (folder / "study.toml").write_text(plan.study.format(seed=seed), encoding="utf-8")
-    table = run_study_from(folder / "study.toml", folder / "study", listen)
+    table = run_study_from(folder / _STUDY, folder / "study", listen)
     _tell(listen, 3)
     drawn = _slides(folder, plan, seed, listen)
     _tell(listen, 4)
@@ -277,7 +276,7 @@ def _preparing(listen: Listener, what: str) -> Callable[[int, int], None]:
 
 
 def _claim(folder: Path, plan: DemoPlan, seed: int) -> bool:
-    """Write down whose folder this is.
+    """Write down whose folder this is, and the plan of its study.
 
     Returns
     -------
@@ -297,7 +296,7 @@ def _claim(folder: Path, plan: DemoPlan, seed: int) -> bool:
             if json.loads(record.read_text(encoding="utf-8")) == mine:
                 return True
             raise ExportError(f"{folder}: holds a demo of another seed or version; choose another --out, or remove it")
-        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / _STUDY, plan.study.format(seed=seed))
         write_whole(record, json.dumps(mine, indent=1) + "\n")
     except OSError as fault:
         raise ExportError(f"{folder}: cannot be written ({fault.strerror}); choose another folder with --out") from None
