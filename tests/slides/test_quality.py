@@ -37,7 +37,7 @@ def with_tissue(tiles) -> np.ndarray:
 
 def measured_one_by_one(tile, mpp) -> tuple[float, ...]:
     """The oracle: one tile, every step with scipy, nothing left out; in the order of `TileQuality`."""
-    factor = max(1, min(round(quality.FINEST_MPP / mpp), *tile.shape[:2]))
+    factor = max(1, min(int(quality.FINEST_MPP / mpp + 0.49), *tile.shape[:2]))
     height, width = (side // factor for side in tile.shape[:2])
     blocks = tile[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
     averaged, um = blocks.mean(axis=(1, 3), dtype=np.float32).round().astype(np.uint8), mpp * factor
@@ -60,6 +60,16 @@ def measured_one_by_one(tile, mpp) -> tuple[float, ...]:
 
 
 class TestTiles:
+    def test_at_40x_softness_of_the_optics_is_no_blur(self, clean):
+        """Sharp at 1 um a pixel, drawn four times as large, and softened as a 40x objective with its camera does."""
+        fine = ndimage.zoom(clean[:6].astype(np.float32), (1, 4, 4, 1), order=3)
+        soft, out_of_focus = (
+            ndimage.gaussian_filter(fine, (0, um / 0.25, um / 0.25, 0)).clip(0, 255).round().astype(np.uint8)
+            for um in (0.4, 3.0)
+        )
+        assert (tile_quality(soft, 0.25).blur < 0.5).mean() > 0.8
+        assert (tile_quality(out_of_focus, 0.25).blur >= 0.5).mean() > 0.8
+
     @pytest.mark.parametrize("mpp", [0.2, 0.5, 1.0, 2.2])
     def test_all_at_once_is_what_one_by_one_gives(self, clean, mpp):
         marked = clean[:8].copy()
@@ -69,7 +79,7 @@ class TestTiles:
         framed = clean[4:8].copy()
         framed[:, :20] = 3
         blank = np.full((2, *clean.shape[1:]), 240, np.uint8)
-        tiles = np.concatenate([clean, blurred(clean, 2), marked, dark, framed, blank])
+        tiles = np.concatenate([clean, blurred(clean, max(2, 1.6 / mpp)), marked, dark, framed, blank])
         found = tile_quality(tiles, mpp)
         expected = np.array([measured_one_by_one(tile, mpp) for tile in tiles])
         for name, column in zip(("blur", "pen", "fold", "black", "empty", "sharpness"), expected.T, strict=True):
