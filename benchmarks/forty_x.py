@@ -198,7 +198,8 @@ def page(found: Found, wish: FortyX) -> str:
         "|---|---:|---:|",
         *metrics,
         "",
-        f"Seconds of the CPU in the last call (0: finished before), of all threads: {times}. Machine: {_machine()}. No GPU.",
+        f"Seconds of the CPU in the last call (0: finished before), of all threads: {times}.",
+        f"Machine: {_machine()}. No GPU.",
         "",
     ])
 
