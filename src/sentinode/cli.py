@@ -540,6 +540,33 @@ def slide_score(
     raise typer.Exit(code=int(bool(found.failures)))
 
 
+@app.command(epilog="Example: sentinode drift NEW-SLIDES --model model --out drift")
+def drift(
+    inputs: Annotated[
+        list[Path],
+        _path_argument(help="New slides, or folders of slides, in the order they came; or a manifest."),
+    ],
+    *,
+    model: Annotated[Path, _path_option(help="The folder that sentinode train wrote.")],
+    alarm: Annotated[float, typer.Option(help="Probability of a false alarm, ever.")] = 0.01,
+    mpp: Annotated[float | None, typer.Option(help="Micrometres a pixel, where a file does not say.")] = None,
+    out: Annotated[Path | None, _path_option(help="A folder to write: drift.csv, drift.json.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether scanner, stain or case mix changed since the training. Exit code 1: it did, or a case failed."""
+    from sentinode.terminal import print_drift, print_json, progress
+    from sentinode.workflows.drifting import find_drift
+    from sentinode.workflows.slide_inputs import mpp_wish
+
+    with progress("looking") as advance:
+        found = find_drift(inputs, model, alarm, mpp=mpp_wish(mpp, None), out=out, on_progress=advance)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_drift(found, out)
+    raise typer.Exit(code=int(found.test.alarmed_at is not None or bool(found.failures)))
+
+
 @app.command(epilog="Example: sentinode bench slide.svs --part reading --json")
 def bench(
     slide: Annotated[Path | None, _path_argument(help="A slide; without one, a synthetic one is drawn.")] = None,

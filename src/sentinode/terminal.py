@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sentinode.workflows.checking import CheckReport
     from sentinode.workflows.demo import Demo, DemoEvent
     from sentinode.workflows.describing import Description
+    from sentinode.workflows.drifting import DriftReport
     from sentinode.workflows.predicting import SlideDone, TilesDone
     from sentinode.workflows.predicting_patches import PatchRun
     from sentinode.workflows.slide_evaluation import SlideEvaluation
@@ -45,6 +46,7 @@ __all__ = [
     "print_curve",
     "print_demo",
     "print_description",
+    "print_drift",
     "print_evaluation",
     "print_json",
     "print_manifest",
@@ -370,6 +372,31 @@ def print_slide_scoring(found: "SlideScoring") -> None:
     for reason in found.failures.values():
         say(f"failed, and not fitted on: {reason}")
     say(f"wrote {found.bundle.folder}. Research use only")
+
+
+def print_drift(report: "DriftReport", out: Path | None) -> None:
+    """Say whether something changed, and show the last cases.
+
+    Parameters
+    ----------
+    report : DriftReport
+        Of ``sentinode.workflows.drifting``.
+    out : Path or None
+        Where the tables lie, if they were written.
+    """
+    at = report.test.alarmed_at
+    end = len(report.cases) if at is None else at
+    columns = (report.cases, report.distance, report.test.p_values, report.test.log10_evidence)
+    rows = [
+        (str(case), f"{away:.2f}", f"{p:.3f}", f"{10 ** min(float(evidence), 300.0):.3g}")
+        for case, away, p, evidence in list(zip(*columns, strict=True))[max(0, end - 10) : end]
+    ]
+    print_rows((f"case (to {end} of {len(report.cases)})", "distance", "p", "evidence"), rows)
+    for name, why in report.failures.items():
+        say(f"{name}: not looked at: {why}")
+    for line in report.in_words():
+        say(line)
+    say(f"all cases: {out / 'drift.csv'}. Research use only" if out else "Research use only")
 
 
 def print_bench(found: "Bench") -> None:
