@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -15,6 +16,7 @@ from sentinode.data.patches import PatchSource
 from sentinode.errors import ManifestError, ModelError
 from sentinode.models.bundle import read_bundle
 from sentinode.models.runtime import open_recogniser
+from sentinode.workflows.predicting import PredictionWish, predict_slides
 from sentinode.workflows.predicting_patches import find_patches, predict_patches
 from sentinode.workflows.trail import verify_trail
 from sentinode.workflows.training import TrainingWish, train_model
@@ -118,3 +120,37 @@ def test_patches_of_another_stain_get_a_warning(folder, model, tmp_path):
     [warning] = predict_patches([folder], model, tmp_path / "out").warnings
     assert warning.startswith("Unlike what the model was trained on")
     assert "do not rely" in (tmp_path / "out" / "patches.html").read_text()
+
+
+def test_a_name_that_is_markup_stays_text_on_the_page_of_patches(folder, model, tmp_path):
+    """A folder may be called so, and with it the path of a patch is a script."""
+    odd = tmp_path / "odd"
+    (odd / "<script>alert(1)<").mkdir(parents=True)
+    shutil.copy(next((folder / "tumour").glob("*.png")), odd / "<script>alert(1)<" / "script>.png")
+    (odd / "<img src=x onerror=alert(2)>.png").write_bytes(b"no")
+    predict_patches([odd], model, tmp_path / "out")
+    page = (tmp_path / "out" / "patches.html").read_text()
+    assert "<script" not in page
+    assert "<img src=x" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;.png" in page
+    assert "&lt;img src=x onerror=alert(2)&gt;.png" in page
+
+
+def test_a_name_that_is_markup_stays_text_on_the_pages_of_slides(model, tmp_path):
+    pixels = np.full((480, 480, 3), 243, np.uint8)
+    pixels[90:390, 90:390] = np.random.default_rng(1).normal((200, 120, 180), 12, (300, 300, 3)).clip(0, 255)
+    name = "<img src=x onerror=alert(1)>"
+    tifffile.imwrite(
+        tmp_path / f"{name}.tif", pixels, tile=(64, 64), resolution=(10_000, 10_000), resolutionunit="CENTIMETER"
+    )
+    (tmp_path / "<script>alert(2)<").mkdir()
+    (tmp_path / "<script>alert(2)<" / "script>.png").write_bytes(b"no")
+    wish = PredictionWish(exports=(), overlay=False)
+    run = predict_slides([tmp_path / f"{name}.tif", tmp_path / "<script>alert(2)<"], model, tmp_path / "out", wish)
+    assert [len(run.results), len(run.failures)] == [1, 1]
+    for page in (tmp_path / "out" / "index.html", tmp_path / "out" / name / "report.html"):
+        text = page.read_text()
+        assert "<script" not in text
+        assert name not in text
+        assert "&lt;img src=x onerror=alert(1)&gt;" in text
+    assert "&lt;script&gt;alert(2)&lt;/script&gt;.png" in (tmp_path / "out" / "index.html").read_text()

@@ -112,7 +112,7 @@ class DriftReport:
         chance = f"Were they, such evidence would ever come with a probability of at most {test.alarm:g}"
         return (
             f"CHANGED, after {at} of {n} cases: {these}. {chance}.",
-            "What changed: " + "; ".join(what) + ".",
+            f"What changed, in standard deviations of the training images: {'; '.join(what)}.",
             "Another scanner, stain or mix of cases: measure the model on these cases before you rely on it.",
             *self._few(),
         )
@@ -317,7 +317,7 @@ _PLACES = {
 
 def _in_words(column: str, shift: float) -> str:
     # A column of `stain_statistics` as a person would say it.
-    more, far = "more" if shift > 0 else "less", f"({shift:+.1f} standard deviations of training images)"
+    more, far = "more" if shift > 0 else "less", f"({shift:+.1f})"
     stain, _, what = column.partition("_")
     if what == "mean":
         return f"{more} {stain} on the whole {far}"
