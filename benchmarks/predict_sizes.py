@@ -9,7 +9,7 @@ field of tissue, repeated. Recognised by the founding network (one epoch, it kno
 by the command as a user calls it, overlay, page and exports included. Seconds are those of the cores (user and system),
 which a busy machine lengthens less than the clock's; memory is the peak of the resident set of the whole process.
 
-The exponent is that of ``seconds - fixed = a * tiles^b``, fixed being the seconds for a slide of a few tiles.
+The law is ``seconds = fixed + a * tiles^b``, fitted to all slides.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, optimize
 
 from sentinode.geometry import Box, Size
 from sentinode.slides.pyramid import write_pyramid
@@ -39,7 +39,7 @@ HOW = (
     "Written by `python benchmarks/predict_sizes.py --write`. Synthetic slides of 0.25 um a pixel, a quarter of "
     "each tissue; `sentinode predict` with the founding network, tiles of 96 px at 1 um, with overlay, page, exports."
 )
-GROWTH = "What comes on top grows with the tissue to the power of"
+WHY = "On the smallest slides the overview and the page are smaller, too, so that the law is none of tissue alone."
 BUSY = "what else ran on it lengthens the seconds of the clock."
 FEW_PX = 3_000
 """Side of the slide whose seconds are the fixed ones."""
@@ -146,6 +146,19 @@ def _measured(side: int, field: NDArray[np.uint8], model: Path, folder: Path) ->
     return row
 
 
+def _law(tiles: NDArray[np.float64], seconds: NDArray[np.float64]) -> tuple[float, float, float]:
+    # seconds = fixed + each * tiles^exponent; with fewer than four slides, linear.
+    free = len(tiles) > 3
+
+    def residuals(law: NDArray[np.float64]) -> NDArray[np.float64]:
+        expected = law[0] + law[1] * tiles ** (law[2] if free else 1.0)
+        return np.asarray(expected / seconds - 1)
+
+    start = [seconds.min(), (seconds[-1] - seconds[0]) / max(tiles[-1] - tiles[0], 1), 1.0]
+    law = optimize.least_squares(residuals, start, bounds=([0, 0, 0.2], [np.inf, np.inf, 3])).x
+    return float(law[0]), float(law[1]), float(law[2]) if free else 1.0
+
+
 def _resident_peak(pid: int) -> int:
     try:
         status = Path(f"/proc/{pid}/status").read_text()
@@ -155,8 +168,8 @@ def _resident_peak(pid: int) -> int:
 
 
 def _page(few: dict[str, float], rows: list[dict[str, float]]) -> str:
-    tiles, seconds = (np.array([row[key] for row in rows], dtype=float) for key in ("tiles", "seconds"))
-    exponent, _ = np.polyfit(np.log(tiles), np.log(seconds - few["seconds"]), 1) if len(rows) > 1 else (np.nan, 0)
+    tiles, seconds = (np.array([row[key] for row in (few, *rows)], dtype=float) for key in ("tiles", "seconds"))
+    fixed, each, exponent = _law(tiles, seconds)
     lines = [
         "# Cost and memory against the size of a slide",
         "",
@@ -170,8 +183,9 @@ def _page(few: dict[str, float], rows: list[dict[str, float]]) -> str:
             for row in (few, *rows)
         ),
         "",
-        f"Fixed cost (a slide of {few['tiles']:,} tiles): {few['seconds']:.1f} CPU seconds.",
-        f"{GROWTH} **{exponent:.2f}**.",
+        f"Least squares of the relative error: {fixed:.1f} CPU seconds, and {each:.2g} a tile^**{exponent:.2f}**.",
+        "",
+        f"Between the two largest: {1000 * (seconds[-1] - seconds[-2]) / (tiles[-1] - tiles[-2]):.1f} ms of CPU a tile. {WHY}",
         "",
         f"Most memory: **{max(row['MB'] for row in rows):,.0f} MB**.",
         "",
