@@ -185,7 +185,7 @@ def _page(few: dict[str, float], rows: list[dict[str, float]]) -> str:
         "",
         f"Least squares of the relative error: {fixed:.1f} CPU seconds, and {each:.2g} a tile^**{exponent:.2f}**.",
         "",
-        f"Between the two largest: {1000 * (seconds[-1] - seconds[-2]) / (tiles[-1] - tiles[-2]):.1f} ms of CPU a tile. {WHY}",
+        f"Between the two largest: {1000 * np.diff(seconds)[-1] / np.diff(tiles)[-1]:.1f} ms of CPU a tile. {WHY}",
         "",
         f"Most memory: **{max(row['MB'] for row in rows):,.0f} MB**.",
         "",
