@@ -1,5 +1,7 @@
 """A graph gives the same probabilities however it is run."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -95,3 +97,14 @@ def test_without_any_engine_it_is_said_what_to_install(graph: Path, monkeypatch:
     monkeypatch.setattr(runtime, "ENGINES", {"an_engine_that_is_not_there": "None"})
     with pytest.raises(ModelError, match="pip install openvino"):
         GraphRecogniser(graph)
+
+
+def test_loading_the_engine_tells_nobody():
+    """OpenVINO sends an event at import through a package that it must not find."""
+    pytest.importorskip("openvino")
+    program = (
+        "import sys; from sentinode.models.runtime import quiet_import; quiet_import('openvino'); "
+        "from openvino.tools.ovc import telemetry_utils; print(telemetry_utils.tm.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "openvino.tools.ovc.telemetry_stub"

@@ -26,6 +26,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sentinode.errors import MissingExtra, ModelError, PlanError
+from sentinode.models.runtime import quiet_import
 
 __all__ = ["Encoder", "EncoderFacts", "read_encoder"]
 
@@ -190,8 +191,7 @@ def _open(path: Path) -> Embed:
 
 
 def _open_onnx(path: Path) -> Embed:
-    import openvino  # noqa: PLC0415 - half a second that a study without an encoder does without
-
+    openvino = quiet_import("openvino")  # half a second that a study without an encoder does without
     try:
         compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     except RuntimeError as error:

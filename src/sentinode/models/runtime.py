@@ -6,6 +6,7 @@ chosen in `sentinode.models.tuning`; without a choice it is float32, all cores o
 
 import importlib
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
@@ -21,7 +22,7 @@ from sentinode.evaluation.calibration import Calibration
 from sentinode.models.bundle import ESTIMATOR_FILE, GRAPH_FILE, Bundle
 from sentinode.models.tuning import Machine, Recognise, RuntimeChoice, cache_folder, choose
 
-__all__ = ["GraphRecogniser", "Recogniser", "open_recogniser", "this_machine"]
+__all__ = ["GraphRecogniser", "Recogniser", "open_recogniser", "quiet_import", "this_machine"]
 
 OURS = "sentinode.algorithms."
 """Beginning of the names of the classes that a file may bring to life beside scikit-learn's and numpy's."""
@@ -185,12 +186,32 @@ class _InOrder:
 # --- engines ------------------------------------------------------------------------------------------------
 
 
+def quiet_import(name: str) -> ModuleType:
+    """Import an engine without its telemetry: OpenVINO reports each import to its makers where it finds that package.
+
+    Parameters
+    ----------
+    name : str
+        Of the module.
+
+    Returns
+    -------
+    module
+
+    Raises
+    ------
+    ImportError
+        If it is not installed, or cannot be loaded.
+    """
+    sys.modules.setdefault("openvino_telemetry", cast("ModuleType", None))  # None: as if it were not installed
+    return importlib.import_module(name)
+
+
 def _engine() -> tuple[str, ModuleType]:
-    # OpenVINO's telemetry lives in its converters, none of which is used: reading a graph tells nobody.
     reasons = []
     for name in ENGINES:
         try:
-            return name, importlib.import_module(name)  # half a second that a study does without
+            return name, quiet_import(name)  # half a second that a study does without
         except (ImportError, OSError) as error:
             reasons.append(str(error))
     raise ModelError(f"nothing that runs a network can be loaded ({reasons[0]}); run: pip install openvino")
