@@ -21,7 +21,7 @@ from sentinode.data.manifest import read_manifest
 from sentinode.evaluation.metrics import auc
 from sentinode.inference.predictions import read_predictions
 from sentinode.models.bundle import Bundle, patient_digest, read_bundle
-from sentinode.workflows.demo import DEMO_MODEL
+from sentinode.workflows.demo import SMALL_PAPER_CNN
 from sentinode.workflows.phantom_slides import SlidePreset, write_phantom_slides
 from sentinode.workflows.predicting import predict_slides
 from sentinode.workflows.tiling import TilesWish, make_tiles
@@ -55,7 +55,7 @@ class FortyX:
     nodes: SlidePreset = NODES
     tile_px: int = 128
     algorithm: str = "paper-cnn"
-    settings: Mapping[str, object] = field(default_factory=lambda: {**DEMO_MODEL, "epochs": 25})
+    settings: Mapping[str, object] = field(default_factory=lambda: {**SMALL_PAPER_CNN, "epochs": 25})
     test: float = 0.4
     stop: float = 0.2
     seed: int = 1

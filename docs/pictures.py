@@ -27,7 +27,7 @@ from sentinode.report.heatmap import colour_scale
 from sentinode.report.study_page import accuracy_drawing
 from sentinode.slides.annotations import read_annotations
 from sentinode.slides.slide import open_slide
-from sentinode.workflows.demo import DEMO_MODEL
+from sentinode.workflows.demo import SMALL_PAPER_CNN
 from sentinode.workflows.phantom_slides import SlidePreset, write_phantom_slides
 from sentinode.workflows.phantoms import draw_phantom_patches
 from sentinode.workflows.predicting import FIELD_MPP, FIELD_UM, predict_slides
@@ -45,7 +45,7 @@ on = "serial"
 algorithms = ["kernel-svm", "naive-bayes", "template-matching", "majority"]
 """
 NODES = SlidePreset(1.0, (1300.0, 1450.0), 1.25, (1,), ((((600.0, 780.0), 1),),))
-SETTINGS = {**DEMO_MODEL, "epochs": 6, "batch_size": 16, "threads": 1}
+SETTINGS = {**SMALL_PAPER_CNN, "epochs": 6, "batch_size": 16, "threads": 1}
 OVERVIEW_PX, FIELD_PX = 620, 236
 
 

@@ -187,6 +187,6 @@ def test_the_study_of_the_demo_compares_all_algorithms(tmp_path):
 def test_the_model_and_the_slides_of_the_demo_can_be_made():
     plan = DemoPlan()
     rows = build_algorithm(AlgorithmSpec(plan.algorithm, DEMO_MODEL), 1).describe((96, 96))
-    assert sum(row.multiply_adds for row in rows) < 10_000_000
+    assert sum(row.multiply_adds for row in rows) < 100_000_000, "half a minute on two cores"
     slides = plan_slides(patients=plan.slide_patients, sites=plan.sites, preset=plan.slides)
     assert {(one.site, bool(one.lesions)) for one in slides} == {(0, False), (0, True), (1, False), (1, True)}

@@ -20,9 +20,19 @@ from sentinode.workflows.phantoms import draw_phantom_patches
 from sentinode.workflows.predicting import SlideDone, TilesDone, predict_slides
 from sentinode.workflows.studying import run_study_from
 from sentinode.workflows.tiling import TilesWish, make_tiles
-from sentinode.workflows.training import TrainingEvent, TrainingWish, train_model
+from sentinode.workflows.training import DEFAULT_ALGORITHM, TrainingEvent, TrainingWish, train_model
 
-__all__ = ["DEMO_MODEL", "DEMO_STUDY", "Demo", "DemoEvent", "DemoPlan", "DemoSlide", "Step", "run_demo"]
+__all__ = [
+    "DEMO_MODEL",
+    "DEMO_STUDY",
+    "SMALL_PAPER_CNN",
+    "Demo",
+    "DemoEvent",
+    "DemoPlan",
+    "DemoSlide",
+    "Step",
+    "run_demo",
+]
 
 #: Small enough for two minutes on two cores, large enough that the algorithms differ.
 DEMO_STUDY = """\
@@ -38,8 +48,11 @@ batch_size = 16 # the defaults may not leave the start within 15 epochs of so fe
 learning_rate = 3e-4
 """
 
-#: The founding network in small: a twenty-fifth of its multiplications, which the drawn tissue needs no more of.
-DEMO_MODEL: Mapping[str, object] = {
+#: The default network, briefly and at the size of the patches: half a minute, and enough for drawn tissue.
+DEMO_MODEL: Mapping[str, object] = {"epochs": 3, "enlarge": 1.0}
+
+#: The founding network in small, a twenty-fifth of its multiplications: for benchmarks on drawn tissue.
+SMALL_PAPER_CNN: Mapping[str, object] = {
     "layers": [
         {"conv": 16, "kernel": 5, "stride": 2},
         {"pool": "max", "size": 2},
@@ -90,7 +103,7 @@ class DemoPlan:
     slides: str | SlidePreset = "10x"
     mpp: float = 1.0
     tile_px: int = 96
-    algorithm: str = "paper-cnn"
+    algorithm: str = DEFAULT_ALGORITHM
     settings: Mapping[str, object] = field(default_factory=lambda: dict(DEMO_MODEL))
     held_out: float = 1 / 3
     stop: float = 1 / 6
