@@ -452,18 +452,22 @@ def predict(  # noqa: PLR0913 - the options of a command
 
     Images of the very size that the model takes are patches: they get a table and a page together.
     """
+    from sentinode.models.bundle import read_bundle
     from sentinode.terminal import prediction_progress, print_json, print_patches, print_profile, print_slides, progress
     from sentinode.workflows.predicting import PredictionWish, predict_slides
     from sentinode.workflows.predicting_patches import find_patches, predict_patches
     from sentinode.workflows.slide_inputs import mpp_wish
 
-    patches = find_patches(inputs, model)
+    bundle = read_bundle(model)
+    patches = find_patches(inputs, bundle)
     slides = [one for one in inputs if one not in patches]
     if patches and slides:
         raise PlanError(f"{patches[0]} is of patches and {slides[0]} is not: recognise them in two calls")
     if patches:
         with progress("recognising patches") as advance:
-            found = predict_patches(patches, model, out, mpp=mpp, precision=precision, trail=trail, on_progress=advance)
+            found = predict_patches(
+                patches, bundle, out, mpp=mpp, precision=precision, trail=trail, on_progress=advance
+            )
         if as_json:
             print_json(found.to_json())
         else:
@@ -477,7 +481,7 @@ def predict(  # noqa: PLR0913 - the options of a command
         precision=precision,
     )
     with prediction_progress() as listen:
-        run = predict_slides(inputs, model, out, wish, listen, trail)
+        run = predict_slides(inputs, bundle, out, wish, listen, trail)
     if as_json:
         print_json({"slides": [dict(one) for one in run.results], "failures": dict(run.failures)})
     else:

@@ -301,8 +301,7 @@ def print_patches(run: "PatchRun", out: Path) -> None:
         for path, proba, called in zip(worst["path"], worst[column], worst["called"], strict=True)
     ]
     print_rows(("the most suspicious", f"probability of {facts.positive}", "called"), rows)
-    n_suspicious = int((run.frame[column] >= 0.5).sum())
-    say(f"{n_suspicious:,} of {len(run.frame):,} patches reach 0.5")
+    say(f"{run.n_suspicious:,} of {len(run.frame):,} patches reach 0.5")
     for warning in run.warnings:
         say(warning)
     for reason in run.failures.values():

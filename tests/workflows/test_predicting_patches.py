@@ -71,7 +71,7 @@ def test_every_patch_gets_the_probabilities_of_the_model(folder, model, cohort, 
 
 def test_a_patch_that_cannot_be_read_stops_no_other(folder, model, tmp_path):
     (folder / "normal" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
-    assert find_patches([folder], model) == (folder,)
+    assert find_patches([folder], read_bundle(model)) == (folder,)
     run = predict_patches([folder], model, tmp_path / "out")
     assert len(run.frame) == 60
     [(name, why)] = run.failures.items()
@@ -83,9 +83,9 @@ def test_a_patch_that_cannot_be_read_stops_no_other(folder, model, tmp_path):
 def test_patches_are_told_from_slides_by_their_size(folder, model, tmp_path):
     image = next((folder / "tumour").iterdir())
     Image.new("RGB", (300, 200), "white").save(tmp_path / "slide.png")
-    assert find_patches([folder, image, tmp_path / "slide.png"], model) == (folder, image)
+    assert find_patches([folder, image, tmp_path / "slide.png"], read_bundle(model)) == (folder, image)
     shutil.copy(tmp_path / "slide.png", folder / "normal")
-    assert find_patches([folder], model) == (), "one image of another size, and it is a folder of slides"
+    assert find_patches([folder], read_bundle(model)) == (), "one image of another size, and it is a folder of slides"
 
 
 def test_another_resolution_or_an_empty_folder_is_refused(folder, model, tmp_path):

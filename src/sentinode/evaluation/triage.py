@@ -24,6 +24,7 @@ from sentinode.evaluation.conformal import (
     smallest_alpha,
     threshold,
 )
+from sentinode.evaluation.typicality import evenly
 from sentinode.seeds import stream
 
 __all__ = [
@@ -398,7 +399,7 @@ def workload_curve(cases: TriageCases, prevalence: float, *, n: int = 500, seed:
         From "nothing is clear" to "everything is".
     """
     finite = np.unique(cases.score[np.isfinite(cases.score)])
-    some = finite[np.unique(np.linspace(0, len(finite) - 1, POINTS).astype(np.int64))] if len(finite) else finite
+    some = finite[evenly(len(finite), POINTS)] if len(finite) else finite
     grid = np.concatenate([[NOTHING], some[1:], [np.inf]]) if len(some) else np.array([NOTHING])
     shares = _shares(cases, grid, prevalence, n, seed)
     spreads = [_spread(column, shares.effective) for column in shares.workload.T]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Typicality", "fit_typicality", "unlike_training"]
+__all__ = ["Typicality", "evenly", "fit_typicality", "unlike_training"]
 
 RIDGE = 1e-6
 """Added to the variances: a feature that never varies must not make a distance infinite."""
@@ -100,6 +100,29 @@ def fit_typicality(features: ArrayLike, patient: ArrayLike) -> Typicality | None
         mean, precision = _fitted(values[~left_out])
         held_out.append(float(np.median(_distance(values[left_out], mean, precision))))
     return Typicality(*_fitted(values), np.sort(held_out))
+
+
+def evenly(n: int, most: int) -> NDArray[np.int64]:
+    """Choose positions that are spread evenly, where all would be more than is needed.
+
+    Parameters
+    ----------
+    n : int
+        How many there are.
+    most : int
+        How many are wanted.
+
+    Returns
+    -------
+    (min(n, most),) int64
+        From 0 to n - 1, in order; the ends are among them.
+
+    Examples
+    --------
+    >>> evenly(7, 3).tolist(), evenly(2, 3).tolist()
+    ([0, 3, 6], [0, 1])
+    """
+    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
 
 
 def unlike_training(typicality: Typicality | None, features: ArrayLike) -> str:

@@ -24,8 +24,6 @@ class PatchesView:
 
     Parameters
     ----------
-    paths : sequence of n str
-        Of the patches, as the table names them.
     proba : (n,) float
         Of the positive class.
     suspicious, unsure : sequence of (pixels, path, proba)
@@ -40,7 +38,6 @@ class PatchesView:
         Where it came from.
     """
 
-    paths: Sequence[str]
     proba: NDArray[np.float64]
     suspicious: Sequence[tuple[NDArray[np.uint8], str, float]]
     unsure: Sequence[tuple[NDArray[np.uint8], str, float]]

@@ -15,7 +15,7 @@ from sentinode.errors import SlideError
 from sentinode.geometry import Size
 from sentinode.slides.slide import WHITE, OpenedFile, Pixels
 
-__all__ = ["PictureReader", "open_image"]
+__all__ = ["FAULTS", "PictureReader", "open_image"]
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 
@@ -24,8 +24,7 @@ MOST_PIXELS = 2**27
 
 EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX")
 
-# What the decoders of Pillow raise on damaged files.
-_FAULTS = (
+FAULTS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -40,6 +39,7 @@ _FAULTS = (
     zlib.error,
     Image.DecompressionBombError,
 )
+"""What the decoders of Pillow raise on damaged files."""
 
 
 class PictureReader:
@@ -117,7 +117,7 @@ def open_image(path: Path) -> OpenedFile:
                 pixels = _rgb(picture)
     except UnidentifiedImageError as error:
         raise SlideError(f"{path}: is no PNG, JPEG, BMP or TIFF that can be read; give the file of a slide") from error
-    except _FAULTS as error:
+    except FAULTS as error:
         why = " ".join(str(error).split()) or type(error).__name__
         raise SlideError(f"{path}: cannot be read as a picture ({why}); copy it anew, it is damaged") from error
     height, width = pixels.shape[:2]

@@ -16,7 +16,7 @@ from sentinode.data.manifest import Manifest, read_manifest
 from sentinode.data.patches import PatchSource
 from sentinode.errors import ExportError, ManifestError, ModelError, PlanError, SlideError
 from sentinode.evaluation.drift import DriftTest, drift_test
-from sentinode.evaluation.typicality import Typicality
+from sentinode.evaluation.typicality import Typicality, evenly
 from sentinode.geometry import Box, Size
 from sentinode.models.bundle import Bundle, read_bundle
 from sentinode.slides.naming import slide_id_of
@@ -246,7 +246,9 @@ def _look_at_slide(path: Path, wish: MppWish, side: int, mpp: float) -> NDArray[
         grid = tile_grid(slide.info, tissue_of(slide), tile_px=side, mpp=mpp)
         if len(grid) == 0:
             raise SlideError(f"{path}: no tissue was found on it")
-        tiles = [slide.read_pixels(Box(*grid.boxes[row].tolist()), Size(side, side)) for row in _some(len(grid))]
+        tiles = [
+            slide.read_pixels(Box(*grid.boxes[row].tolist()), Size(side, side)) for row in evenly(len(grid), LOOKED_AT)
+        ]
     pixels = np.stack(tiles)
     fit = np.array([not flags for flags in tile_quality(pixels, mpp).flags])
     if not fit.any():
@@ -273,14 +275,10 @@ def _groups(table: Manifest) -> Iterator[tuple[str, NDArray[np.int64]]]:
 
 def _look_at_rows(table: Manifest, rows: NDArray[np.int64], shape: tuple[int, int]) -> NDArray[np.float32]:
     # A source of its own: an image that is broken is the fault of its case alone.
-    pixels = PatchSource(table.select(rows[_some(len(rows))]), shape)[:]
+    pixels = PatchSource(table.select(rows[evenly(len(rows), LOOKED_AT)]), shape)[:]
     if pixels.ndim != 4:
         raise ManifestError("features of an encoder: no images whose colours could be looked at")
     return stain_statistics(pixels)
-
-
-def _some(n: int) -> NDArray[np.int64]:
-    return np.unique(np.linspace(0, n - 1, LOOKED_AT).astype(np.int64))
 
 
 def _report(

@@ -25,7 +25,7 @@ from sentinode.algorithms.descriptors import stain_statistics
 from sentinode.errors import ExportError, SlideError
 from sentinode.evaluation.conformal import NOTHING
 from sentinode.evaluation.triage import triage_of
-from sentinode.evaluation.typicality import Typicality, unlike_training
+from sentinode.evaluation.typicality import Typicality, evenly, unlike_training
 from sentinode.execution import Failure, run_jobs
 from sentinode.export.formats import EXPORTS, export_writer
 from sentinode.geometry import Box, Size
@@ -168,7 +168,7 @@ class PredictionRun:
 
 def predict_slides(
     inputs: Sequence[Path | str],
-    model: Path | str,
+    model: Path | str | Bundle,
     out: Path | str,
     wish: PredictionWish | None = None,
     on_event: Listener | None = None,
@@ -185,8 +185,8 @@ def predict_slides(
     ----------
     inputs : sequence of Path or str
         Slides, or folders of slides.
-    model : Path or str
-        Folder of a bundle.
+    model : Path, str or Bundle
+        A bundle, or its folder.
     out : Path or str
         Folder for everything.
     wish : PredictionWish, optional
@@ -212,8 +212,8 @@ def predict_slides(
     """
     # The errors are those of the steps.
     wish, out, listen = wish or PredictionWish(), Path(out), on_event or (lambda _event: None)
-    bundle = read_bundle(model)
-    tile_mpp = bundle.mpp_of_tiles()
+    bundle = model if isinstance(model, Bundle) else read_bundle(model)
+    bundle.mpp_of_tiles()  # refuses a model that is not for slides, before anything is looked for
     slides = find_slides([Path(one) for one in inputs])
     file = trail_file(trail, out) or out / TRAIL
     require_unchanged(file)
@@ -222,7 +222,7 @@ def predict_slides(
     # What was certified in float32 is promised in float32.
     promised = any(one.unit == "slides" for one in bundle.facts.promises)
     recogniser = open_recogniser(bundle, quick=True, precision="float32" if promised else wish.precision)
-    work = _Work(bundle, tile_mpp, recogniser, out, wish, listen, len(slides), bundle.typicality(), scorer_of(bundle))
+    work = _work(bundle, recogniser, out, wish, listen, len(slides))
     jobs = [(path, (work, path, number)) for number, path in enumerate(slides, start=1)]
     results, failures = [], {}
     for path, outcome in run_jobs(_do_slide, jobs):
@@ -269,6 +269,13 @@ class _Work(NamedTuple):
     n_slides: int
     typicality: Typicality | None
     scorer: SlideScorer | None
+
+
+def _work(
+    bundle: Bundle, recogniser: Recogniser, out: Path, wish: PredictionWish, listen: Listener, n_slides: int
+) -> _Work:
+    known = bundle.typicality(), scorer_of(bundle)
+    return _Work(bundle, bundle.mpp_of_tiles(), recogniser, out, wish, listen, n_slides, *known)
 
 
 def _trail_event(work: _Work, path: Path, outcome: dict[str, Any] | Failure) -> dict[str, Any]:
@@ -457,17 +464,7 @@ def score_slide(path: Path, bundle: Bundle, recogniser: Recogniser, mpp: MppWish
     """
     # The errors are those of the steps.
     wish = PredictionWish(mpp=mpp or MppWish())
-    work = _Work(
-        bundle,
-        bundle.mpp_of_tiles(),
-        recogniser,
-        path,
-        wish,
-        lambda _event: None,
-        1,
-        bundle.typicality(),
-        scorer_of(bundle),
-    )
+    work = _work(bundle, recogniser, path, wish, lambda _event: None, 1)
     with open_slide(path, wish.mpp) as slide:
         predictions, refusal, _ = _recognise_tiles(work, slide, 1)
         fit = not (refusal or _unlike(work, slide, predictions))
@@ -538,7 +535,7 @@ def _unlike(work: _Work, slide: Slide, predictions: TilePredictions) -> tuple[st
     rows = np.flatnonzero(predictions.recognised)
     if work.typicality is None or len(rows) == 0:
         return ()
-    some = rows[np.unique(np.linspace(0, len(rows) - 1, LOOKED_AT).astype(np.int64))]
+    some = rows[evenly(len(rows), LOOKED_AT)]
     tile = Size(predictions.tile_px, predictions.tile_px)
     tiles = np.stack([slide.read_pixels(Box(*predictions.boxes[row].tolist()), tile) for row in some.tolist()])
     warning = unlike_training(work.typicality, stain_statistics(tiles))

@@ -1,8 +1,8 @@
 """Patches in, a table and a page out: images that somebody has cut already, of the size that the model takes."""
 
 import hashlib
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -69,6 +69,11 @@ class PatchRun:
     warnings: tuple[str, ...]
     bundle: Bundle
 
+    @property
+    def n_suspicious(self) -> int:
+        """Patches that reach a probability of 0.5."""
+        return int((self.frame[f"prob_{self.bundle.facts.positive}"] >= 0.5).sum())
+
     def to_json(self) -> dict[str, Any]:
         """Write it as JSON would.
 
@@ -80,42 +85,35 @@ class PatchRun:
         return {
             "model": self.bundle.digest,
             "n_patches": len(self.frame),
-            "n_suspicious": int((self.frame[f"prob_{self.bundle.facts.positive}"] >= 0.5).sum()),
+            "n_suspicious": self.n_suspicious,
             "patches": self.frame.to_dict(orient="records"),
             "warnings": list(self.warnings),
             "failures": self.failures,
         }
 
 
-def find_patches(inputs: Sequence[Path | str], model: Path | str) -> tuple[Path, ...]:
+def find_patches(inputs: Sequence[Path | str], bundle: Bundle) -> tuple[Path, ...]:
     """Tell which inputs are patches, and not slides: images of the very size that the model takes, or folders of them.
 
     Parameters
     ----------
     inputs : sequence of Path or str
         Files and folders, as a command line names them.
-    model : Path or str
-        Folder of a bundle.
+    bundle : Bundle
+        The model.
 
     Returns
     -------
     tuple of Path
         Of `inputs`. A folder counts if every image in it and below it is a patch, and there is one.
-
-    Raises
-    ------
-    ModelError
-        If the bundle cannot be read.
     """
-    # ModelError is read_bundle's.
-    tile = read_bundle(model).facts.tile
-    size = (tile.width, tile.height)
+    size = (bundle.facts.tile.width, bundle.facts.tile.height)
     return tuple(path for path in map(Path, inputs) if _all_patches(path, size))
 
 
 def predict_patches(
     inputs: Sequence[Path | str],
-    model: Path | str,
+    model: Path | str | Bundle,
     out: Path | str,
     *,
     mpp: float | None = None,
@@ -129,8 +127,8 @@ def predict_patches(
     ----------
     inputs : sequence of Path or str
         Patches, or folders of patches (those in folders below, too).
-    model : Path or str
-        Folder of a bundle.
+    model : Path, str or Bundle
+        A bundle, or its folder.
     out : Path or str
         Folder for both files; they appear whole, and together.
     mpp : float, optional
@@ -157,7 +155,7 @@ def predict_patches(
         If `out` cannot be written, or the trail was changed.
     """
     # ManifestError is also the reader's.
-    bundle, out = read_bundle(model), Path(out)
+    bundle, out = model if isinstance(model, Bundle) else read_bundle(model), Path(out)
     file = trail_file(trail, out) or out / TRAIL
     require_unchanged(file)
     _require_mpp(bundle, mpp)
@@ -165,24 +163,19 @@ def predict_patches(
     if not patches:
         raise ManifestError(f"{', '.join(map(str, inputs))}: no image in it; give patches, or folders of patches")
     recogniser = open_recogniser(bundle, quick=True, precision=precision)
-    readers = {root: PatchReader(root) for root in {one.root for one in patches}}
     size = (bundle.facts.tile.height, bundle.facts.tile.width)
-    found = _recognise(patches, size, readers, recogniser, on_progress or (lambda _done, _total: None))
-    if not found.patches:
-        first = next(iter(found.failures.values()))
-        raise ManifestError(f"none of {len(patches)} patches could be read; the first: {first}")
-    warning = unlike_training(bundle.typicality(), found.colours) if len(found.colours) else ""
-    run = PatchRun(_frame(found, bundle), found.failures, (warning,) if warning else (), bundle)
-    _write(run, found, readers, out)
+    with ExitStack() as stack:
+        readers = {root: stack.enter_context(PatchReader(root)) for root in {one.root for one in patches}}
+        found = _recognise(patches, size, readers, recogniser, on_progress or (lambda _done, _total: None))
+        warning = unlike_training(bundle.typicality(), found.colours)
+        run = PatchRun(_frame(found, bundle), found.failures, (warning,) if warning else (), bundle)
+        _write(run, found, readers, out)
     write_trail(file, "predict", [_trail_event(run, inputs, precision)])
-    for reader in readers.values():
-        reader.close()
     return run
 
 
 def _trail_event(run: PatchRun, inputs: Sequence[Path | str], precision: str) -> dict[str, Any]:
-    counts = run.to_json()
-    verdict = f"{counts['n_suspicious']} of {counts['n_patches']} patches suspicious, {len(run.failures)} failed"
+    verdict = f"{run.n_suspicious} of {len(run.frame)} patches suspicious, {len(run.failures)} failed"
     return {
         "model": run.bundle.digest,
         "options": {"precision": precision},
@@ -198,7 +191,7 @@ def _digest(frame: pd.DataFrame) -> str:
 def _all_patches(path: Path, size: tuple[int, int]) -> bool:
     if path.is_dir():
         found = False
-        for one in _images(path):
+        for one in _images(path):  # the first that is none ends the walk
             here = _size(one)
             if here != size and not (here is None and one.suffix.lower() in PLAIN_IMAGES):
                 return False
@@ -207,8 +200,8 @@ def _all_patches(path: Path, size: tuple[int, int]) -> bool:
     return path.is_file() and is_slide_name(path.name) and _size(path) == size
 
 
-def _images(folder: Path) -> list[Path]:
-    return sorted(one for one in folder.rglob("*") if one.is_file() and is_slide_name(one.name))
+def _images(folder: Path) -> Iterator[Path]:
+    return (one for one in folder.rglob("*") if is_slide_name(one.name) and one.is_file())
 
 
 def _size(path: Path) -> tuple[int, int] | None:
@@ -225,9 +218,7 @@ def _patches(path: Path) -> list[_Patch]:
         raise ManifestError(f"{path}: is not there; give patches, or folders of patches")
     if path.is_file():
         return [_Patch(path.parent, path.name, str(path))]
-    return [
-        _Patch(path, one.relative_to(path).as_posix(), os.fspath(path / one.relative_to(path))) for one in _images(path)
-    ]
+    return [_Patch(path, one.relative_to(path).as_posix(), str(one)) for one in sorted(_images(path))]
 
 
 def _require_mpp(bundle: Bundle, mpp: float | None) -> None:
@@ -251,7 +242,8 @@ def _recognise(
     on_progress: Callable[[int, int], None],
 ) -> _Found:
     kept: list[_Patch] = []
-    proba, colours = [np.empty((0, 1))], [np.empty((0, 0), np.float32)]
+    proba: list[NDArray[np.float64]] = []
+    colours: list[NDArray[np.float32]] = []
     failures: dict[str, str] = {}
     step = max(1, len(patches) // LOOKED_AT)
     for begin in range(0, len(patches), BATCH):
@@ -267,7 +259,10 @@ def _recognise(
             colours.append(stain_statistics(pixels[:: min(step, len(pixels))]))
             kept += [one for one, _ in batch]
         on_progress(min(begin + BATCH, len(patches)), len(patches))
-    return _Found(kept, np.concatenate(proba[1:] or proba), np.concatenate(colours[1:] or colours), failures)
+    if not kept:
+        first = next(iter(failures.values()))
+        raise ManifestError(f"none of {len(patches)} patches could be read; the first: {first}")
+    return _Found(kept, np.concatenate(proba), np.concatenate(colours), failures)
 
 
 def _read(reader: PatchReader, patch: _Patch, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -295,7 +290,6 @@ def _write(run: PatchRun, found: _Found, readers: dict[Path, PatchReader], out: 
     tile = run.bundle.facts.tile
     taken = f"{tile.mpp:g} um a pixel, as the model's training images" if tile.mpp else "the same as in training"
     view = PatchesView(
-        paths=[one.name for one in found.patches],
         proba=proba,
         suspicious=shown(np.argsort(-proba, kind="stable")[:SHOWN]),
         unsure=shown(np.argsort(np.abs(proba - 0.5), kind="stable")[:UNSURE]),

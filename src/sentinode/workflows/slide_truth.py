@@ -1,8 +1,6 @@
 """What is true of a slide: lesions that were drawn or masked, as pixels of the scale at which lesions are counted."""
 
-import struct
 import warnings
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +15,7 @@ from sentinode.errors import ManifestError, PlanError
 from sentinode.evaluation.froc import GROWTH_UM, LesionTruth, lesion_truth
 from sentinode.geometry import Box, Raster, Scale, Size
 from sentinode.slides.annotations import CAMELYON, Annotations, Shape, annotation_for, read_annotations
+from sentinode.slides.image_reader import FAULTS
 from sentinode.slides.naming import slide_id_of
 from sentinode.slides.rasterising import pixels_inside
 
@@ -34,22 +33,6 @@ MOST_PIXELS = 2**27
 
 ON = 255
 """Value of a tumour where a mask has nothing else beside 0."""
-
-_FAULTS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    MemoryError,
-    EOFError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)  # what the decoders raise on damaged files
 
 
 @dataclass(frozen=True)
@@ -254,7 +237,7 @@ def _masked(path: Path, raster: Raster, scale: Scale, value: int | None) -> NDAr
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata, which does not matter here
             whole, mask = (_read_picture if path.suffix.lower() == ".png" else _read_tiff)(path, raster.pixels)
-    except _FAULTS as error:
+    except FAULTS as error:
         why = " ".join(str(error).split()) or type(error).__name__
         raise ManifestError(f"{path}: cannot be read as a mask ({why}); give a TIFF or PNG of 8 bits") from error
     # A pixel more or less, where sides were rounded.

@@ -34,7 +34,7 @@ from sentinode.data.splits import ROLES, Protocol, Split, make_splits
 from sentinode.errors import ExportError, ModelError, PlanError
 from sentinode.evaluation.calibration import choose_calibration, require_calibrating
 from sentinode.evaluation.triage import TriageCases
-from sentinode.evaluation.typicality import fit_typicality
+from sentinode.evaluation.typicality import evenly, fit_typicality
 from sentinode.models.bundle import (
     ESTIMATOR_FILE,
     GRAPH_FILE,
@@ -454,7 +454,7 @@ def _typicality(table: Manifest, pixels: NDArray[np.uint8], split: Split) -> dic
     if pixels.ndim == 3:  # features have no colours
         return {}
     # Of many images some, spread evenly: thousands say no more of the colours than two thousand.
-    rows = split.train[np.unique(np.linspace(0, len(split.train) - 1, MOST_LOOKED_AT).astype(np.int64))]
+    rows = split.train[evenly(len(split.train), MOST_LOOKED_AT)]
     parts = [stain_statistics(np.asarray(pixels[part])) for part in np.array_split(rows, max(1, len(rows) // 64))]
     found = fit_typicality(np.concatenate(parts), table.groups[rows])
     return {} if found is None else {TYPICALITY_FILE: typicality_json(found)}
