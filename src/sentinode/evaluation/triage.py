@@ -125,11 +125,11 @@ class Promise:
             One or two sentences.
         """
         here = f" of {self.site}" if self.site else ""
-        many = "1 patient" if self.n_patients == 1 else f"{self.n_patients} patients"
+        many, were = ("1 patient", "was") if self.n_patients == 1 else (f"{self.n_patients} patients", "were")
         sure = "on average" if self.delta is None else f"with a probability of {_percent(1 - self.delta)}"
         if not self.clears:
             return (
-                f"Nothing is called clear: {many} with a tumour{here} were seen, and to promise that at most "
+                f"Nothing is called clear: {many} with a tumour{here} {were} seen, and to promise that at most "
                 f"{_percent(self.alpha)} of them are missed {sure} takes {self.n_needed}. With {self.n_patients}, no "
                 f"less than {_percent(self.smallest_alpha)} can be promised."
             )

@@ -50,7 +50,7 @@ def froc_figure(found: Froc, spread: FrocSpread, *, notes: Sequence[str] = ()) -
     axes.set_xlabel("\n".join(["false alarms a slide", *notes]))
     axes.set_ylabel("lesions found")
     axes.set_title(
-        f"FROC score {found.score:.3f}: {found.n_lesions} lesions on {found.n_slides} slides", loc="left", fontsize=10
+        f"FROC score {found.score:.3f}; lesions: {found.n_lesions}, slides: {found.n_slides}", loc="left", fontsize=10
     )
     axes.grid(color="#EEEEEE")
     return figure

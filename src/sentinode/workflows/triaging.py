@@ -38,6 +38,11 @@ __all__ = ["TriageReport", "TriageWish", "promise_facts", "require_promise", "sl
 
 Progress = Callable[[int, int], None]
 
+BY_ITS_TILES = (
+    "A slide has a tumour here if one of its tiles is labelled so. One whose lesions are too small for that (isolated "
+    "cells) counts as normal, and nothing is promised of it."
+)
+
 
 @dataclass(frozen=True)
 class TriageWish:
@@ -203,7 +208,7 @@ def triage_manifest(
         require_unseen(bundle, table, manifest)
         recogniser = open_recogniser(bundle)
         cases, unread = slide_cases(table, np.arange(len(table)), bundle, recogniser, wish.mpp, on_progress)
-        notes += unread
+        notes += [BY_ITS_TILES, *unread]
     else:
         cases = _patch_cases(manifest, table, model, on_progress)
         diagram = reliability(cases.positive, cases.score, cases.patient)
