@@ -1,7 +1,7 @@
 """The founding experiment's own resolution: synthetic slides at 40x, trained on and recognised at 0.25 um a pixel.
 
 Run: ``python benchmarks/forty_x.py FOLDER``. Draws small lymph nodes (about 0.7 mm) of ten patients and two
-laboratories, lays tiles of 128 px, trains the convolutional network with the layers of the demo, recognises the
+laboratories, lays tiles of 128 px, trains the convolutional network with fewer layers (SMALL_PAPER_CNN), recognises the
 slides of the patients whom it has not seen, and writes ``docs/results/forty-x.md``. What is finished is not done again.
 """
 
@@ -177,7 +177,7 @@ def page(found: Found, wish: FortyX) -> str:
         "figures say that the path works at that resolution, and nothing about real tissue.",
         "",
         f"{wish.patients} patients of {wish.sites} laboratories, one small node each;",
-        f"{sum(n_images.values()):,} tiles of {wish.tile_px} px; {facts.algorithm} with the layers of the demo,",
+        f"{sum(n_images.values()):,} tiles of {wish.tile_px} px; {facts.algorithm} with fewer layers (SMALL_PAPER_CNN),",
         f"{facts.settings.get('epochs', 0)} epochs, trained on {n_patients['train']} patients",
         f"({n_images['train']:,} tiles), stopped by {n_patients['stop']}, measured on {n_patients['test']} whom it has",
         "not seen.",

@@ -141,8 +141,8 @@ def _trains_in_bf16(images: Tensor) -> bool:
 class _DepthwiseInBf16(torch.autograd.Function):
     """A depthwise convolution: forwards in bf16, backwards in float32.
 
-    oneDNN has no fast way back through a depthwise convolution in bf16: it takes up to 50 times as long as forwards,
-    and five times as long as in float32 (``benchmarks/training_speed.py``).
+    oneDNN has no fast way back through a depthwise convolution in bf16: with its own, a training step of the default
+    network takes as long as in plain float32, and with this one half of that (``benchmarks/training_speed.py``).
     """
 
     @staticmethod
