@@ -15,6 +15,7 @@ The law is ``seconds = fixed + a * tiles^b``, fitted to all slides.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -109,6 +110,7 @@ def _model(folder: Path) -> Path:
 
 def _measured(side: int, field: NDArray[np.uint8], model: Path, folder: Path) -> dict[str, float]:
     path, out = folder / f"{side}.tif", folder / f"out-{side}"
+    shutil.rmtree(out, ignore_errors=True)  # what is finished would not be done again
     write_pyramid(path, Discs(side, field), MPP, "drawn")
     command = [
         str(Path(sys.executable).parent / "sentinode"),

@@ -583,7 +583,7 @@ def test_the_files_are_those_of_the_challenge_and_say_the_same(measured, unseen)
     assert froc_of_hits(hits).at_rates == measured.found.at_rates
     with Image.open(out / "froc.png") as picture:
         assert picture.size[0] > 500
-    assert "2 lesions on 4 slides" in (out / "froc.svg").read_text()
+    assert "lesions: 2, slides: 4" in (out / "froc.svg").read_text()
 
 
 def test_slides_that_were_recognised_are_not_recognised_again(measured, model, unseen):

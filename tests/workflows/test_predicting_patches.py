@@ -88,6 +88,18 @@ def test_patches_are_told_from_slides_by_their_size(folder, model, tmp_path):
     assert find_patches([folder], read_bundle(model)) == (), "one image of another size, and it is a folder of slides"
 
 
+def test_a_large_slide_is_no_patch_and_no_warning(folder, model, tmp_path, monkeypatch):
+    """Pillow warns of pictures above its limit and refuses those of twice as many pixels; warnings fail the tests."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    bundle = read_bundle(model)
+    for name, size in (("large", (40, 40)), ("huge", (300, 200))):
+        Image.new("RGB", size, "white").save(tmp_path / f"{name}.tif")
+        assert find_patches([tmp_path / f"{name}.tif"], bundle) == ()
+    assert find_patches([folder], bundle) == (folder,)
+    shutil.copy(tmp_path / "huge.tif", folder / "normal")
+    assert find_patches([folder], bundle) == ()
+
+
 def test_another_resolution_or_an_empty_folder_is_refused(folder, model, tmp_path):
     with pytest.raises(ModelError, match=r"the patches have 0.5 um a pixel, and .* was trained at 1; cut them at 1"):
         predict_patches([folder], model, tmp_path / "out", mpp=0.5)

@@ -1,6 +1,7 @@
 """Patches in, a table and a page out: images that somebody has cut already, of the size that the model takes."""
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -207,8 +208,12 @@ def _images(folder: Path) -> Iterator[Path]:
 def _size(path: Path) -> tuple[int, int] | None:
     # Of the header alone.
     try:
-        with Image.open(path) as image:
-            return image.size
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # nothing is decoded here
+            with Image.open(path) as image:
+                return image.size
+    except Image.DecompressionBombError:
+        return 0, 0  # larger than any patch
     except Exception:  # noqa: BLE001 - Pillow raises what its plug-ins raise; here it only means: no plain image
         return None
 
