@@ -29,7 +29,7 @@ from sentinode.seeds import stream
 ROOT = Path(__file__).parents[2]
 SPLITS = Path(__file__).parent / "splits" / "patients.json"
 PAGE = ROOT / "docs" / "results" / "calibration.md"
-ALGORITHMS = ("kernel-svm", "naive-bayes")
+ALGORITHMS = ("imagenet-cnn", "paper-cnn", "kernel-svm", "naive-bayes")
 CALIBRATING = 6  # slides
 KEPT = (0.90, 0.95, 0.98, 0.99)  # shares of the tumour patches that are not called clear
 PREVALENCE = 0.2

@@ -198,53 +198,58 @@ def usable(findings: QualityFindings, most_excluded: float = MOST_EXCLUDED) -> t
 
 
 def _measure(tiles: Pixels, mpp: float) -> NDArray[np.float64]:
-    # (n, 6): blur, pen, fold, black, empty, sharpness
+    # (n, 6): blur, pen, fold, black, empty, sharpness. Detail is taken from every pixel; what is smoothed over more
+    # than a pixel or two is smoothed on pixels of twice the side, which takes an eighth of the time.
     factor = max(1, min(int(FINEST_MPP / mpp + 0.49), *tiles.shape[1:3]))  # 0.5 um stays as it is
-    n, height, width = len(tiles), tiles.shape[1] // factor * factor, tiles.shape[2] // factor * factor
-    blocks = tiles[:, :height, :width].reshape(n, height // factor, factor, width // factor, factor, 3)
-    averaged = tiles if factor == 1 else blocks.mean(axis=(2, 4), dtype=np.float32).round().astype(np.uint8)
     um = mpp * factor
-    planes = np.ascontiguousarray(np.moveaxis(averaged, 3, 0))  # (3, n, h, w): channels apart are quicker
-    density = _DENSITY[planes]
-    mean = (density[0] + density[1] + density[2]) / 3  # (n, h, w)
+    planes = _even(np.ascontiguousarray(np.moveaxis(_averaged(tiles, factor), 3, 0)))  # (3, n, h, w): quicker apart
+    density = np.take(_DENSITY, planes)
+    mean = (density[0] + density[1] + density[2]) * np.float32(1 / 3)  # (n, h, w)
+    halves = _halved(density)
+    half = (halves[0] + halves[1] + halves[2]) * np.float32(1 / 3)  # (n, h / 2, w / 2), as all below
     # Ink is never as black as what was not scanned, and a fold keeps a colour.
     brightest = np.maximum(np.maximum(planes[0], planes[1]), planes[2])
+    brightest = np.maximum(brightest[:, ::2], brightest[:, 1::2])
+    brightest = np.maximum(brightest[..., ::2], brightest[..., 1::2])
     black = brightest < 25
     dark = black.any(axis=(1, 2))
     if dark.any():
-        black[dark] &= ndimage.maximum_filter(brightest[dark], (1, 5, 5)) < 40
-    pen = _inked(density, mean, INK_UM / um) & ~black
+        black[dark] &= ndimage.maximum_filter(brightest[dark], (1, 3, 3)) < 40
+    pen = _inked(halves, half, INK_UM / um) & ~black
     spared = ~pen & ~black
-    smooth = _smoothed(mean, 2.0)
+    smooth = _smoothed(half, 2.0)
     tissue, empty = (smooth > 0.08) & spared, smooth <= 0.08
     fold = np.zeros_like(black)
-    dense = mean.max(axis=(1, 2)) > FOLD  # smoothed, nothing is denser than the densest
-    fold[dense] = (_smoothed(mean[dense], FOLD_UM / um) > FOLD) & spared[dense]
+    dense = half.max(axis=(1, 2)) > FOLD  # smoothed, nothing is denser than the densest
+    fold[dense] = (_smoothed(half[dense], FOLD_UM / um) > FOLD) & spared[dense]
     shares = [part.mean(axis=(1, 2)) for part in (pen, fold, black, empty)]
-    blur, sharpness = _blur(mean, tissue)
+    blur, sharpness = _blur(mean, half, tissue)
     return np.stack([blur, *shares, sharpness], axis=1)
 
 
-def _inked(density: Floats, mean: Floats, sigma: float) -> NDArray[np.bool_]:
+def _inked(halves: Floats, half: Floats, sigma: float) -> NDArray[np.bool_]:
     # Smoothing is averaging: a tile without one pixel beyond a limit of `ink` has none when it is smoothed.
-    red, green, _ = density
-    cold = (red - green - 0.06 * mean).max(axis=(1, 2)) > 0.12
-    inked = np.zeros(mean.shape, dtype=bool)
-    may = cold & (red.max(axis=(1, 2)) > 0.35) | (green.max(axis=(1, 2)) > 1.3) | (mean.max(axis=(1, 2)) > 1.1)
+    red, green, _ = halves
+    cold = (red - green - 0.06 * half).max(axis=(1, 2)) > 0.12
+    inked = np.zeros(half.shape, dtype=bool)
+    may = cold & (red.max(axis=(1, 2)) > 0.35) | (green.max(axis=(1, 2)) > 1.3) | (half.max(axis=(1, 2)) > 1.1)
     if may.any():
-        smooth = np.stack([_smoothed(plane[may], sigma) for plane in density])
+        smooth = np.stack([_smoothed(plane[may], sigma) for plane in halves])
         inked[may] = np.logical_or.reduce(list(ink(np.moveaxis(smooth, 0, 3)).values()))
     return inked
 
 
-def _blur(mean: Floats, tissue: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _blur(mean: Floats, half: Floats, tissue: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     # (n,) each: share of tissue without fine detail, and the ratio of fine to coarse detail over all of it.
     area = tissue.sum(axis=(1, 2))
     blur, sharpness = np.zeros(len(mean)), np.full(len(mean), np.nan)
     some = area > 0
-    mean, tissue = mean[some], tissue[some]
-    fine = (mean - _smoothed(mean, 1.0)) ** 2
-    coarse = (mean - _smoothed(mean, 4.0)) ** 2
+    if not some.any():
+        return blur, sharpness
+    mean, half, tissue = mean[some], half[some], tissue[some]
+    fine = _halved(np.square(mean - _blurred(mean, 1.0)))
+    around = _smoothed(half, 4.0)
+    coarse = _halved(np.square(mean)) - 2 * around * half + around**2  # mean of (mean - around)^2 of four pixels
     sums = [np.where(tissue, detail, 0).sum(axis=(1, 2)) for detail in (fine, coarse)]
     sharpness[some] = sums[0] / np.maximum(sums[1], 1e-9)
     fine, coarse = _smoothed(fine, WINDOW_PX), _smoothed(coarse, WINDOW_PX)
@@ -253,11 +258,38 @@ def _blur(mean: Floats, tissue: NDArray[np.bool_]) -> tuple[NDArray[np.float64],
     return blur, sharpness
 
 
-def _smoothed(images: Floats, sigma: float) -> Floats:
+def _averaged(tiles: Pixels, factor: int) -> Pixels:
+    if factor == 1:
+        return tiles
+    n, height, width = len(tiles), tiles.shape[1] // factor, tiles.shape[2] // factor
+    blocks = tiles[:, : height * factor, : width * factor].reshape(n, height, factor, width, factor, 3)
+    averaged: Pixels = blocks.mean(axis=(2, 4), dtype=np.float32).round().astype(np.uint8)
+    return averaged
+
+
+def _even(planes: Pixels) -> Pixels:
+    # An odd side is one longer.
+    odd = [(0, size % 2) for size in planes.shape[2:]]
+    return np.pad(planes, ((0, 0), (0, 0), *odd), mode="edge") if any(map(any, odd)) else planes
+
+
+def _halved(images: Floats) -> Floats:
+    # (..., h, w) -> (..., h / 2, w / 2)
+    rows = images[..., ::2, :] + images[..., 1::2, :]
+    halved: Floats = (rows[..., ::2] + rows[..., 1::2]) * np.float32(0.25)
+    return halved
+
+
+def _smoothed(halves: Floats, sigma: float) -> Floats:
+    # (n, h / 2, w / 2) by the Gaussian that has `sigma` before halving; halving was a little of it.
+    return _blurred(halves, max(0.01, sigma * sigma / 4 - 1 / 16) ** 0.5)
+
+
+def _blurred(images: Floats, sigma: float) -> Floats:
     # (n, h, w) by a Gaussian. As products of matrices, which tiles are small enough for, in a fifth of the time.
     height, width = images.shape[1:]
-    smoothed: Floats = np.matmul(np.matmul(_gaussian(height, sigma), images), _gaussian(width, sigma).T)
-    return smoothed
+    blurred: Floats = np.matmul(np.matmul(_gaussian(height, sigma), images), _gaussian(width, sigma).T)
+    return blurred
 
 
 @lru_cache(maxsize=32)
