@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +28,10 @@ from numpy.typing import NDArray
 from scipy import ndimage, optimize
 
 from sentinode.geometry import Box, Size
+from sentinode.phantom.slides import draw_slide, write_slide
 from sentinode.slides.pyramid import write_pyramid
 from sentinode.slides.slide import open_slide
-from sentinode.workflows.phantom_slides import write_phantom_slides
+from sentinode.workflows.phantom_slides import plan_slides
 from sentinode.workflows.phantoms import draw_phantom_patches
 from sentinode.workflows.training import TrainingWish, train_model
 
@@ -45,7 +47,7 @@ BUSY = "what else ran on it lengthens the seconds of the clock."
 FEW_PX = 3_000
 """Side of the slide whose seconds are the fixed ones."""
 
-FIELD_PX = 2048
+FIELD_PX = 2048  # at 0.25 um
 SHARE = 0.25
 MPP = 0.25
 
@@ -79,7 +81,7 @@ def main(sides: list[int], *, write: bool) -> int:
     """Draw, recognise, measure; 1 if a process took more than 1.5 GB."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        field, model = _field(folder), _model(folder)
+        field, model = drawn_field(folder / "drawn", MPP), _model(folder)
         rows = [_measured(side, field, model, folder) for side in (FEW_PX, FEW_PX, *sides)]
         rows = rows[1:]  # the first call also chooses the runtime for this machine
     text = _page(rows[0], rows[1:])
@@ -89,17 +91,18 @@ def main(sides: list[int], *, write: bool) -> int:
     return int(max(row["MB"] for row in rows) > 1500)
 
 
-def _field(folder: Path) -> NDArray[np.uint8]:
-    # 2,048 px at 0.25 um of a drawn node, where it is densest.
-    write_phantom_slides(folder / "drawn", patients=1, sites=1, preset="40x", seed=1)
-    path = next((folder / "drawn" / "slides").iterdir())
+def drawn_field(folder: Path, mpp: float) -> NDArray[np.uint8]:
+    """Draw a node without ink, folds and blur, and read half a millimetre of it where it is densest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "node.tif"
+    write_slide(draw_slide(replace(plan_slides(patients=1, sites=1, preset="40x", seed=1)[0], artefacts=())), path)
     with open_slide(path) as slide:
         overview, size = slide.thumbnail(512), slide.info.size
         step = size.width / overview.shape[1]
         light = ndimage.uniform_filter(overview.mean(axis=2), FIELD_PX / step, mode="constant", cval=255)
         row, column = np.unravel_index(light.argmin(), light.shape)
         x, y = (int(place * step) - FIELD_PX // 2 for place in (column, row))
-        return slide.read(Box(max(x, 0), max(y, 0), FIELD_PX, FIELD_PX), MPP)
+        return slide.read(Box(max(x, 0), max(y, 0), FIELD_PX, FIELD_PX), mpp)
 
 
 def _model(folder: Path) -> Path:

@@ -220,8 +220,9 @@ def _moments(channels: Floats) -> Floats:
     # flat patches.
     mean = channels.mean(axis=(1, 2), keepdims=True)
     centred = channels - mean
-    third = np.cbrt((centred**3).mean(axis=(1, 2)))
-    return np.concatenate([mean[:, 0, 0], np.sqrt((centred**2).mean(axis=(1, 2))), third], axis=1)
+    squares = centred * centred
+    third = np.cbrt((squares * centred).mean(axis=(1, 2)))  # numpy's power takes ten times as long
+    return np.concatenate([mean[:, 0, 0], np.sqrt(squares.mean(axis=(1, 2))), third], axis=1)
 
 
 def _lbp_histogram(patch: NDArray[np.uint8], neighbours: int, radius: int) -> Floats:

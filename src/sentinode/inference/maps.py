@@ -132,7 +132,13 @@ def probability_window(predictions: TilePredictions, raster: Raster, window: Box
     height, width = window.height, window.width
     # Sums over rectangles by four corners each, then two running sums: as fast for a million tiles as for one.
     total, count = np.zeros((2, height + 1, width + 1))
-    known = predictions.recognised
+    # Of a large slide, most tiles are far from a small window.
+    (left, upper), (right, lower) = raster.to_level0([
+        [window.x - 1, window.y - 1],
+        [window.right + 1, window.bottom + 1],
+    ])
+    x, y, wide, high = predictions.boxes.T
+    known = predictions.recognised & (x < right) & (x + wide > left) & (y < lower) & (y + high > upper)
     boxes, proba = predictions.boxes[known], predictions.positive[known].astype(np.float64)
     edges = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1).reshape(-1, 2, 2)
     # The first pixel whose centre lies at or after the edge. (n, 2 corners, xy)

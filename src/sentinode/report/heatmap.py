@@ -1,6 +1,7 @@
 """Probabilities in colour over the tissue that they belong to."""
 
 import io
+from functools import cache
 
 import numpy as np
 from matplotlib import colormaps
@@ -16,6 +17,9 @@ _COLOURS = "viridis"  # read in order by everyone, also by the colour-blind, and
 _FAINT, _STRONG = 0.12, 0.72
 """How much of the tissue the colour covers at a probability of 0 and of 1."""
 
+_STEPS = 256
+"""Colours of the map; a screen shows no more."""
+
 
 def colour_map(found: ProbabilityMap) -> NDArray[np.uint8]:
     """Give each pixel of a map its colour.
@@ -30,10 +34,18 @@ def colour_map(found: ProbabilityMap) -> NDArray[np.uint8]:
     (h, w, 4) uint8
         Red, green, blue and opacity; clear where no tile was recognised.
     """
-    proba = np.nan_to_num(found.pixels)
+    clear = np.isnan(found.pixels)
+    step = np.where(clear, _STEPS, found.pixels * (_STEPS - 1) + 0.5).astype(np.intp)
+    return np.take(_colours(), step, axis=0)
+
+
+@cache
+def _colours() -> NDArray[np.uint8]:
+    # (257, 4): a colour for each step of the probability, and the clear one.
+    proba = np.linspace(0, 1, _STEPS)
     colours = colormaps[_COLOURS](proba)
-    colours[..., 3] = np.where(np.isnan(found.pixels), 0.0, _FAINT + (_STRONG - _FAINT) * proba)
-    return np.round(colours * 255).astype(np.uint8)
+    colours[:, 3] = _FAINT + (_STRONG - _FAINT) * proba
+    return np.round(np.concatenate([colours, np.zeros((1, 4))]) * 255).astype(np.uint8)
 
 
 def heat_overlay(thumbnail: NDArray[np.uint8], found: ProbabilityMap) -> NDArray[np.uint8]:

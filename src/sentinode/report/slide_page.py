@@ -19,7 +19,7 @@ __all__ = ["SlideView", "write_slide_page"]
 MOST_REGIONS = 12
 """Rows of the table of regions; the GeoJSON has all of them."""
 
-OVERVIEW_WIDTH = 540
+OVERVIEW_WIDTH = 500  # two side by side on a page of 1,060 px
 FIELD_WIDTH = 212
 
 
@@ -133,8 +133,12 @@ def _triage(triage: Mapping[str, Any]) -> Section:
 def _overview(view: SlideView) -> Section:
     overlay = heat_overlay(view.thumbnail, view.heatmap)
     pictures = (
-        picture(view.thumbnail, "the slide"),
-        picture(overlay, f"the probability of {view.facts.positive} over it; no colour where nothing was recognised"),
+        picture(view.thumbnail, "the slide", exact=False),
+        picture(
+            overlay,
+            f"the probability of {view.facts.positive} over it; no colour where nothing was recognised",
+            exact=False,
+        ),
         picture(colour_scale(f"probability of {view.facts.positive}"), ""),
     )
     return Section("Overview", galleries=(Gallery("", pictures, OVERVIEW_WIDTH),))

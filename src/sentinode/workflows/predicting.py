@@ -9,6 +9,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -623,16 +624,16 @@ def _left_out(predictions: TilePredictions) -> dict[str, int]:
 
 def _write(work: _Work, slide: Slide, read: _Read, result: dict[str, Any], folder: Path) -> None:
     predictions, begun = read.predictions, time.perf_counter()
+    overlaid = work.wish.overlay and not read.refusal
     try:
         # An earlier one is of another model, of other options, or of what the slide was before.
-        with whole_folder(folder, replace=True) as part:
+        with whole_folder(folder, replace=True) as part, ThreadPoolExecutor(1) as beside:
+            overlay = beside.submit(write_overlay, part / "overlay.tif", slide, predictions) if overlaid else None
             write_predictions(predictions, part / "tiles.parquet")
             for name in () if read.refusal else work.wish.exports:
                 export_writer(name)(predictions, part / f"{predictions.slide_id}{EXPORTS[name][1]}")
             heatmap = probability_map(predictions, THUMBNAIL_PX)
-            Image.fromarray(heat_overlay(read.thumbnail, heatmap)).save(part / "heatmap.png", compress_level=4)
-            if work.wish.overlay and not read.refusal:
-                write_overlay(part / "overlay.tif", slide, predictions)
+            Image.fromarray(heat_overlay(read.thumbnail, heatmap)).save(part / "heatmap.png", compress_level=1)
             view = SlideView(
                 predictions=predictions,
                 score=float("nan") if result["score"] is None else result["score"],
@@ -651,6 +652,8 @@ def _write(work: _Work, slide: Slide, read: _Read, result: dict[str, Any], folde
                 footer=_footer(work.bundle, result),
             )
             write_slide_page(view, part / "report.html")
+            if overlay is not None:
+                overlay.result()
             result["profile"]["writing"] = round(time.perf_counter() - begun, 3)
             result["files"] = {file.name: file.stat().st_size for file in sorted(part.iterdir())}
             (part / _RESULT).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
