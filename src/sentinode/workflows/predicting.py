@@ -651,7 +651,10 @@ def _write(work: _Work, slide: Slide, read: _Read, result: dict[str, Any], folde
                 triage=result["triage"],
                 footer=_footer(work.bundle, result),
             )
-            write_slide_page(view, part / "report.html")
+            try:
+                write_slide_page(view, part / "report.html")
+            except ExportError as error:  # of the folder that is to be, not of the one that was being written
+                raise ExportError(str(error).replace(str(part), str(folder))) from error
             if overlay is not None:
                 overlay.result()
             result["profile"]["writing"] = round(time.perf_counter() - begun, 3)
