@@ -331,6 +331,9 @@ def train(  # noqa: PLR0913 - the options of a command
     certify: Annotated[float, typer.Option(help="Share of the patients to certify a triage on; 0: no promise.")] = 0.0,
     alpha: Annotated[float, typer.Option(help="Triage: share of patients with a tumour that may be missed.")] = 0.01,
     delta: Annotated[float, typer.Option(help="Triage: probability with which its promise may be broken.")] = 0.05,
+    encoder: Annotated[
+        Path | None, _path_option(help="A TOML file that states a local encoder: the recipe is a head on its features.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a recogniser, measure it on patients kept apart, and write it as a model."""
@@ -338,7 +341,7 @@ def train(  # noqa: PLR0913 - the options of a command
     from sentinode.workflows.training import TrainingWish, parse_settings, train_model
 
     known = parse_settings(settings or [])
-    wish = TrainingWish(algorithm, known, test, stop, unknown, mpp, seed, calibrate, certify, alpha, delta)
+    wish = TrainingWish(algorithm, known, test, stop, unknown, mpp, seed, calibrate, certify, alpha, delta, encoder)
     with training_progress() as listen:
         bundle = train_model(manifest, out, wish, listen)
     if as_json:

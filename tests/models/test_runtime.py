@@ -103,7 +103,7 @@ def test_loading_the_engine_tells_nobody():
     """OpenVINO sends an event at import through a package that it must not find."""
     pytest.importorskip("openvino")
     program = (
-        "import sys; from sentinode.models.runtime import quiet_import; quiet_import('openvino'); "
+        "import sys; from sentinode.models.engines import quiet_import; quiet_import('openvino'); "
         "from openvino.tools.ovc import telemetry_utils; print(telemetry_utils.tm.__name__)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

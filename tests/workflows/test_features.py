@@ -6,17 +6,22 @@ import onnx
 import pandas as pd
 import pytest
 from onnx import TensorProto, helper
+from PIL import Image
 
 from sentinode.data.manifest import Manifest, Provenance, read_manifest, write_manifest
 from sentinode.errors import LeakageError, ModelError, PlanError
+from sentinode.models.bundle import read_bundle
 from sentinode.models.encoder import read_encoder
+from sentinode.models.runtime import open_recogniser
 from sentinode.report.study_page import study_page
+from sentinode.slides.resolution import MppWish
 from sentinode.study.plan import read_plan
 from sentinode.study.runner import run_study
 from sentinode.study.store import read_study
 from sentinode.study.table import summarise
 from sentinode.workflows.evaluating import evaluate_model
 from sentinode.workflows.importing import import_data
+from sentinode.workflows.predicting import PredictionWish, predict_slides
 from sentinode.workflows.training import TrainingWish, train_model
 
 HEADS = ("logistic-head", "mlp-head", "svm-head")
@@ -133,16 +138,47 @@ def test_an_encoder_sees_normalised_pixels_at_its_own_mpp(encoder):
     assert larger[0, 0] == pytest.approx([2, 2, 2])  # 48 px at 0.5, cut to 24 in the middle: white
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-def test_a_study_puts_heads_on_an_encoder(encoder, tmp_path):
-    rng, rows = np.random.default_rng(1), []
-    with h5py.File(tmp_path / "x.h5", "w") as file:
+def write_shades(folder, first=0):
+    """Write 48 images of 8 patients, the tumours lighter."""
+    rng = np.random.default_rng(first)
+    with h5py.File(folder / "x.h5", "w") as file:
         level = np.array([140, 170])[np.arange(48) % 2]
         file["x"] = rng.normal(level[:, None, None, None], 30, (48, 24, 24, 3)).clip(0, 255).astype(np.uint8)
-    rows += [(f"i{n}", f"p{n // 6}", ("normal", "tumour")[n % 2], f"x.h5#{n}", 0.5) for n in range(48)]
+    rows = [(f"i{first + n}", f"p{(first + n) // 6}", ("normal", "tumour")[n % 2], f"x.h5#{n}", 0.5) for n in range(48)]
     frame = pd.DataFrame(rows, columns=["image_id", "patient_id", "label", "path", "mpp"])
-    whole = Manifest(frame, ("normal", "tumour"), Provenance("drawn for a test", synthetic=True), tmp_path)
-    write_manifest(whole, tmp_path / "manifest.csv")
+    whole = Manifest(frame, ("normal", "tumour"), Provenance("drawn for a test", synthetic=True), folder)
+    write_manifest(whole, folder / "manifest.csv")
+    return whole
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_model_on_an_encoder_recognises_images_and_slides(encoder, tmp_path):
+    write_shades(tmp_path)
+    (tmp_path / "others").mkdir()
+    write_shades(tmp_path / "others", first=48)
+    wish = TrainingWish("logistic-head", stop=0, encoder=encoder)
+    bundle = train_model(tmp_path / "manifest.csv", tmp_path / "model", wish)
+    assert bundle.facts.metrics["auc"].value == 1
+    assert (bundle.facts.tile.width, bundle.facts.encoder.mpp) == (24, 0.5)
+    assert bundle.facts.encoder.digest in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert evaluate_model(tmp_path / "others" / "manifest.csv", tmp_path / "model").metrics["auc"].value == 1
+    # On a slide: the lighter half is the suspicious one.
+    slide = np.full((480, 480, 3), 140, np.uint8)
+    slide[:, 240:] = 170
+    slide = (slide + np.random.default_rng(1).normal(0, 30, slide.shape) + (25, -25, 25)).clip(0, 255).astype(np.uint8)
+    Image.fromarray(slide).save(tmp_path / "s.png")
+    options = PredictionWish(mpp=MppWish(0.5), check_quality=False, minimum_tissue=0, overlay=False)
+    run = predict_slides([tmp_path / "s.png"], tmp_path / "model", tmp_path / "out", options)
+    assert not run.failures
+    assert run.results[0]["runtime"]["encoder"] in WRITERS
+    tiles = pd.read_parquet(tmp_path / "out" / "s" / "tiles.parquet")
+    light = tiles["x"] >= 240
+    assert tiles["proba_tumour"][light].min() > tiles["proba_tumour"][tiles["x"] + tiles["width"] <= 240].max()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_study_puts_heads_on_an_encoder(encoder, tmp_path):
+    whole = write_shades(tmp_path)
     path = write_plan(tmp_path / "manifest.csv", 'encoder = "encoder.toml"\nalgorithms = ["logistic-head"]')
     run_study(read_plan(path), tmp_path / "out")
     assert summarise(tmp_path / "out").row("logistic-head", "auc")["mean"] == 1
@@ -179,3 +215,43 @@ def test_a_file_that_is_no_graph_is_told(tmp_path):
     (tmp_path / "encoder.toml").write_text(STATED.format(file="encoder.onnx"), encoding="utf-8")
     with pytest.raises(ModelError, match="no graph that can be run"):
         read_encoder(tmp_path / "encoder.toml").embed(np.zeros((1, 24, 24, 3), np.uint8), [0.5])
+
+
+def test_a_model_wants_the_very_encoder_that_it_was_trained_on(tmp_path, monkeypatch):
+    (tmp_path / "there").mkdir()
+    write_onnx(tmp_path / "there" / "encoder.onnx")
+    stated = tmp_path / "there" / "encoder.toml"
+    stated.write_text(STATED.format(file="encoder.onnx"), encoding="utf-8")
+    write_shades(tmp_path)
+    wish = TrainingWish("logistic-head", stop=0, encoder=stated)
+    bundle = train_model(tmp_path / "manifest.csv", tmp_path / "model", wish)
+    tiles = np.full((2, 24, 24, 3), 150, np.uint8)
+    expected = open_recogniser(bundle).predict_proba(tiles)
+    (tmp_path / "there").rename(tmp_path / "elsewhere")
+    with pytest.raises(ModelError, match=r"needs its encoder, encoder.onnx, which is neither there nor in .*there"):
+        open_recogniser(bundle)
+    monkeypatch.setenv("SENTINODE_ENCODERS", str(tmp_path / "elsewhere"))
+    assert open_recogniser(bundle).predict_proba(tiles).tolist() == expected.tolist()
+    monkeypatch.delenv("SENTINODE_ENCODERS")
+    (tmp_path / "model" / "encoder.onnx").write_bytes(b"another")
+    with pytest.raises(ModelError, match="is another encoder than that of"):
+        open_recogniser(bundle)
+    (tmp_path / "elsewhere" / "encoder.onnx").replace(tmp_path / "model" / "encoder.onnx")
+    assert open_recogniser(read_bundle(tmp_path / "model")).predict_proba(tiles).tolist() == expected.tolist()
+
+
+def test_a_training_with_an_encoder_wants_a_head_images_and_their_mpp(manifest, tmp_path):
+    write_onnx(tmp_path / "encoder.onnx")
+    stated = tmp_path / "encoder.toml"
+    stated.write_text(STATED.format(file="encoder.onnx"), encoding="utf-8")
+    whole = write_shades(tmp_path)
+    with pytest.raises(PlanError, match="paper-cnn looks at images, and an encoder is asked for; take logistic-head"):
+        train_model(tmp_path / "manifest.csv", tmp_path / "model", TrainingWish("paper-cnn", encoder=stated))
+    with pytest.raises(PlanError, match="has features already"):
+        train_model(manifest, tmp_path / "model", TrainingWish("logistic-head", encoder=stated))
+    write_manifest(
+        Manifest(whole.frame.assign(mpp=pd.NA), whole.classes, whole.provenance, tmp_path), tmp_path / "bare.csv"
+    )
+    with pytest.raises(PlanError, match="say it with --mpp"):
+        train_model(tmp_path / "bare.csv", tmp_path / "model", TrainingWish("logistic-head", encoder=stated))
+    assert not (tmp_path / "model").exists()

@@ -26,6 +26,7 @@ from sentinode.seeds import stream
 
 __all__ = [
     "ALGORITHMS",
+    "HEADS",
     "Algorithm",
     "AlgorithmSpec",
     "PatchSequence",
@@ -50,6 +51,9 @@ ALGORITHMS: Mapping[str, str] = MappingProxyType({
     "svm-head": "sentinode.algorithms.svm_head:SVMHead",
 })
 """Name in a plan -> ``"module:Class"``."""
+
+HEADS = tuple(name for name in ALGORITHMS if name.endswith("-head"))
+"""Those that learn from the features of an encoder."""
 
 _EXTRAS = MappingProxyType({"train": "torch"})
 """Extra -> the package that it brings."""

@@ -34,6 +34,7 @@ from sentinode.evaluation.conformal import NOTHING, Kind
 from sentinode.evaluation.triage import Promise, Unit
 from sentinode.evaluation.typicality import Typicality
 from sentinode.models.card import model_card
+from sentinode.models.encoder import EncoderUse
 from sentinode.storage import whole_folder
 
 __all__ = [
@@ -169,7 +170,7 @@ class BundleFacts(_Facts):
     `by_site` has them for each site of the test part, and the number of its patients. `settings` has every setting of
     the algorithm, the defaults included. `calibration` is None where no patients were kept for it; the metrics are
     those of calibrated probabilities where there is one. `promises` are the confident one and the average one, where
-    patients were kept to certify.
+    patients were kept to certify. `encoder` is what tiles go through before the estimator, a head on its features.
     """
 
     algorithm: str
@@ -185,6 +186,7 @@ class BundleFacts(_Facts):
     by_site: dict[str, dict[str, Value]] = Field(default_factory=dict)
     calibration: CalibrationFacts | None = None
     promises: tuple[PromiseFacts, ...] = ()
+    encoder: EncoderUse | None = None
     intended_use: str = INTENDED_USE
 
     @property

@@ -91,6 +91,12 @@ def _takes(facts: "BundleFacts") -> Iterable[str]:
         yield f"Features of {tile.width} numbers in, the probabilities of {_listed(facts.classes)} out."
         return
     classes = _listed(facts.classes)
+    if facts.encoder is not None:
+        yield (
+            f"A head on the features of `{facts.encoder.file}` ({facts.encoder.size} px at {facts.encoder.mpp:g} um), "
+            f"which is not part of this model: SHA-256 with what is stated of it `{facts.encoder.digest}`."
+        )
+        yield ""
     yield f"Tiles of {tile.width} x {tile.height} px, RGB, at {mpp} in; the probabilities of {classes} out."
 
 

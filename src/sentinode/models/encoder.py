@@ -10,13 +10,18 @@ A TOML file beside it states what no file of weights states by itself::
 
 Patches are brought to the encoder's mpp, then cut to its size about their centre, or filled up with their mirror image
 where their field is smaller.
+
+A model whose head was trained on one names it by its digest, and does not hold it: such files are large, and their
+licences are often strict.
 """
 
 import hashlib
 import importlib
+import os
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,11 +31,14 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sentinode.errors import MissingExtra, ModelError, PlanError
-from sentinode.models.runtime import quiet_import
+from sentinode.models.engines import quiet_import
 
-__all__ = ["Encoder", "EncoderFacts", "read_encoder"]
+__all__ = ["FOLDER_VARIABLE", "Encoder", "EncoderFacts", "EncoderUse", "find_encoder", "read_encoder"]
 
 Embed = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+FOLDER_VARIABLE = "SENTINODE_ENCODERS"
+"""Environment variable: a folder in which the files of encoders are looked for."""
 
 _BATCH = 32
 _TORCHSCRIPT = frozenset({".pt", ".pth", ".ts"})
@@ -58,6 +66,21 @@ class EncoderFacts(BaseModel):
     mpp: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
     mean: tuple[float, float, float]
     std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+
+class EncoderUse(EncoderFacts):
+    """The encoder that a model needs, and does not hold.
+
+    Parameters
+    ----------
+    digest : str
+        As `Encoder.digest`: no other file will do.
+    folder : str
+        Where it lay when the model was trained.
+    """
+
+    digest: str
+    folder: str
 
 
 @dataclass(frozen=True)
@@ -127,6 +150,17 @@ class Encoder:
                 on_progress(batch[-1] + 1, len(pixels))
         return np.concatenate(parts)
 
+    def in_use(self) -> EncoderUse:
+        """State it for a model.
+
+        Returns
+        -------
+        EncoderUse
+            Everything but its weights.
+        """
+        stated = {**self.facts.model_dump(), "file": self.path.name}
+        return EncoderUse(**stated, digest=self.digest, folder=str(self.path.parent.resolve()))
+
     def _prepared(self, patch: NDArray[np.uint8], mpp: float) -> NDArray[np.float32]:
         # (h, w, 3) uint8 -> (3, size, size) float32.
         height, width = (max(1, round(side * mpp / self.facts.mpp)) for side in patch.shape[:2])
@@ -169,11 +203,51 @@ def read_encoder(path: Path | str) -> Encoder:
     if file.suffix.lower() not in {".onnx", *_TORCHSCRIPT}:
         raise PlanError(f"{path}: file = {facts.file!r} is no .onnx and no TorchScript (.pt, .pth, .ts)")
     try:
-        content = hashlib.sha256(file.read_bytes())
+        return Encoder(facts, file, _digest(file, facts))
     except OSError as error:
         raise PlanError(f"{path}: {file} cannot be read ({error.strerror}); nothing is ever downloaded") from error
-    content.update(facts.model_dump_json(exclude={"file"}).encode())
-    return Encoder(facts, file, content.hexdigest())
+
+
+def find_encoder(use: EncoderUse, bundle: Path) -> Encoder:
+    """Find the encoder of a model: in the model's folder, in that of ``SENTINODE_ENCODERS``, where it lay before.
+
+    Parameters
+    ----------
+    use : EncoderUse
+        Which.
+    bundle : Path
+        Folder of the model.
+
+    Returns
+    -------
+    Encoder
+        The very file, by its digest.
+
+    Raises
+    ------
+    ModelError
+        If it is nowhere, or what is there is another one.
+    """
+    facts = EncoderFacts(**use.model_dump(exclude={"digest", "folder"}))
+    named = os.environ.get(FOLDER_VARIABLE)
+    folders = (bundle, *((Path(named),) if named else ()), Path(use.folder))
+    there = [folder / use.file for folder in folders if (folder / use.file).is_file()]
+    for file in there:
+        if _digest(file, facts) == use.digest:
+            return Encoder(facts, file, use.digest)
+    if there:
+        raise ModelError(f"{there[0]}: is another encoder than that of {bundle}; put that one there")
+    raise ModelError(
+        f"{bundle}: needs its encoder, {use.file}, which is neither there nor in {use.folder}; put it into the model's "
+        f"folder, or name its own in the variable {FOLDER_VARIABLE}"
+    )
+
+
+def _digest(file: Path, facts: EncoderFacts) -> str:
+    with file.open("rb") as stream:
+        content = hashlib.file_digest(stream, "sha256")
+    content.update(EncoderFacts(**facts.model_dump()).model_dump_json(exclude={"file"}).encode())
+    return content.hexdigest()
 
 
 def _about_centre(pixels: NDArray[np.uint8], size: int, axis: int) -> NDArray[np.uint8]:
@@ -187,6 +261,11 @@ def _about_centre(pixels: NDArray[np.uint8], size: int, axis: int) -> NDArray[np
 
 
 def _open(path: Path) -> Embed:
+    return _opened(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _opened(path: Path, _changed: int) -> Embed:  # once, and not for each batch of a slide
     return _open_torchscript(path) if path.suffix.lower() in _TORCHSCRIPT else _open_onnx(path)
 
 

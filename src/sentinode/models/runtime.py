@@ -4,9 +4,7 @@ Where OpenVINO cannot be loaded, ONNX Runtime runs graphs if it is there. How a 
 chosen in `sentinode.models.tuning`; without a choice it is float32, all cores on one batch.
 """
 
-import importlib
 import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
@@ -20,9 +18,11 @@ from numpy.typing import NDArray
 from sentinode.errors import ModelError
 from sentinode.evaluation.calibration import Calibration
 from sentinode.models.bundle import ESTIMATOR_FILE, GRAPH_FILE, Bundle
+from sentinode.models.encoder import Encoder, find_encoder
+from sentinode.models.engines import quiet_import
 from sentinode.models.tuning import Machine, Recognise, RuntimeChoice, cache_folder, choose
 
-__all__ = ["GraphRecogniser", "Recogniser", "open_recogniser", "quiet_import", "this_machine"]
+__all__ = ["GraphRecogniser", "Recogniser", "open_recogniser", "this_machine"]
 
 OURS = "sentinode.algorithms."
 """Beginning of the names of the classes that a file may bring to life beside scikit-learn's and numpy's."""
@@ -155,6 +155,9 @@ def open_recogniser(
     if ESTIMATOR_FILE in bundle.files:
         runtime = {"engine": f"scikit-learn {metadata.version('scikit-learn')}"}
         recognise = _estimator(bundle.folder / ESTIMATOR_FILE)
+        if facts.encoder is not None:
+            runtime["encoder"] = facts.encoder.file
+            recognise = _after_encoder(find_encoder(facts.encoder, bundle.folder), bundle.mpp_of_tiles(), recognise)
         return _InOrder(recognise, order, MappingProxyType(runtime), calibration)
     raise ModelError(f"{bundle.folder}: holds nothing that recognises; train it again")
 
@@ -184,27 +187,6 @@ class _InOrder:
 
 
 # --- engines ------------------------------------------------------------------------------------------------
-
-
-def quiet_import(name: str) -> ModuleType:
-    """Import an engine without its telemetry: OpenVINO reports each import to its makers where it finds that package.
-
-    Parameters
-    ----------
-    name : str
-        Of the module.
-
-    Returns
-    -------
-    module
-
-    Raises
-    ------
-    ImportError
-        If it is not installed, or cannot be loaded.
-    """
-    sys.modules.setdefault("openvino_telemetry", cast("ModuleType", None))  # None: as if it were not installed
-    return importlib.import_module(name)
 
 
 def _engine() -> tuple[str, ModuleType]:
@@ -278,3 +260,7 @@ def _estimator(path: Path) -> Recognise:
     if foreign:
         raise ModelError(f"{path}: would bring to life {', '.join(foreign)}, which Sentinode does not know; not opened")
     return cast("Recognise", skops.io.load(path, trusted=unknown).predict_proba)
+
+
+def _after_encoder(encoder: Encoder, mpp: float, head: Callable[[Any], NDArray[np.float32]]) -> Recognise:
+    return lambda tiles: head(encoder.embed(tiles, [mpp] * len(tiles)))

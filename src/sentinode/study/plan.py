@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sentinode.algorithms.registry import (
     ALGORITHMS,
+    HEADS,
     AlgorithmSpec,
     algorithm_settings,
     build_algorithm,
@@ -430,11 +431,10 @@ def _feature_faults(values: Mapping[str, Any], manifest: Manifest, source: Patch
 
 def _image_faults(values: Mapping[str, Any], why: str) -> list[str]:
     # Recipes that look at images cannot take features.
-    heads = [name for name in ALGORITHMS if name.endswith("-head")]
     return [
-        f"algorithms: '{name}' looks at images, and {why}; take {', '.join(heads)}"
+        f"algorithms: '{name}' looks at images, and {why}; take {', '.join(HEADS)}"
         for name, spec in _entries(values).items()
-        if spec.name in ALGORITHMS and spec.name not in heads
+        if spec.name in ALGORITHMS and spec.name not in HEADS
     ]
 
 

@@ -20,6 +20,7 @@ from sentinode._version import __version__
 from sentinode.algorithms.description import EpochRecord
 from sentinode.algorithms.descriptors import stain_statistics
 from sentinode.algorithms.registry import (
+    HEADS,
     Algorithm,
     AlgorithmSpec,
     algorithm_settings,
@@ -29,7 +30,7 @@ from sentinode.algorithms.registry import (
 from sentinode.data.leakage import check_split, require_clean
 from sentinode.data.manifest import Manifest, read_manifest
 from sentinode.data.overlaps import find_overlaps
-from sentinode.data.patches import cache_patches
+from sentinode.data.patches import PatchSource, cache_patches
 from sentinode.data.splits import ROLES, Protocol, Split, make_splits
 from sentinode.errors import ExportError, ModelError, PlanError
 from sentinode.evaluation.calibration import choose_calibration, require_calibrating
@@ -53,8 +54,10 @@ from sentinode.models.bundle import (
     typicality_json,
     write_bundle,
 )
+from sentinode.models.encoder import Encoder, read_encoder
 from sentinode.models.graph import NetworkAlgorithm, write_graph
 from sentinode.models.runtime import open_recogniser
+from sentinode.storage import whole_file
 from sentinode.study.measure import versions
 from sentinode.workflows.evaluating import measure_predictions, measure_reliability, seen_slides
 from sentinode.workflows.triaging import promise_facts, require_promise, slide_cases
@@ -99,6 +102,8 @@ class TrainingWish:
         Share of the patients that a promise of the triage is certified on; 0: nothing is promised.
     alpha, delta : float
         Of that promise, as in `sentinode.evaluation.triage.certify`.
+    encoder : Path, optional
+        A TOML file that states a local encoder (`sentinode.models.encoder`): the algorithm is a head on its features.
     """
 
     algorithm: str = DEFAULT_ALGORITHM
@@ -112,6 +117,7 @@ class TrainingWish:
     certify: float = 0.0
     alpha: float = 0.01
     delta: float = 0.05
+    encoder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,9 @@ class EpochDone:
     done: int
     total: int
 
+
+Inputs: TypeAlias = NDArray[Any]
+"""(n, h, w, 3) uint8 images, or (n, 1, d) float32 features of an encoder."""
 
 TrainingEvent: TypeAlias = Preparation | EpochDone
 Listener: TypeAlias = Callable[[TrainingEvent], None]
@@ -184,6 +193,7 @@ def train_model(
     settings = {**algorithm_settings(wish.algorithm), **wish.settings}
     build_algorithm(spec, wish.seed)  # an impossible setting is told before hours of reading
     table = read_manifest(manifest)
+    encoder = None if wish.encoder is None else _encoder(wish.encoder, wish, table)
     work = _workplace(out)
     pixels = cache_patches(table, work / "cache", _telling(listen, "reading images"))
     protocol = Protocol(
@@ -200,10 +210,11 @@ def train_model(
     require_clean(check_split(table, split, overlaps, protocol))
     if wish.calibrate:
         require_calibrating(table.codes[split.calibrate] == len(table.classes) - 1, table.groups[split.calibrate])
-    algorithm, seconds = _fit(spec, wish.seed, (table, pixels, split), work / "checkpoint", listen)
+    inputs: Inputs = pixels if encoder is None else _embedded(encoder, table, pixels, wish.mpp, (work, listen))
+    algorithm, seconds = _fit(spec, wish.seed, (table, inputs, split), work / "checkpoint", listen)
     size = (int(pixels.shape[1]), int(pixels.shape[2]))
-    calibration = _calibration(algorithm, table, pixels, split, wish.seed)
-    metrics, by_site = _test_metrics(algorithm, table, pixels, split, calibration)
+    calibration = _calibration(algorithm, table, inputs, split, wish.seed)
+    metrics, by_site = _test_metrics(algorithm, table, inputs, split, calibration)
     facts = BundleFacts(
         algorithm=wish.algorithm,
         settings=json.loads(json.dumps(settings, default=str)),
@@ -217,6 +228,7 @@ def train_model(
         metrics=metrics,
         by_site=by_site,
         calibration=calibration,
+        encoder=None if encoder is None else encoder.in_use(),
     )
     content, seen = (
         {**_content(algorithm, size, work), **_typicality(table, pixels, split)},
@@ -285,10 +297,38 @@ def _telling(listen: Listener, what: str) -> Callable[[int, int], None]:
     return lambda done, total: listen(Preparation(what, done, total))
 
 
+def _encoder(path: Path, wish: TrainingWish, table: Manifest) -> Encoder:
+    if wish.algorithm not in HEADS:
+        raise PlanError(f"{wish.algorithm} looks at images, and an encoder is asked for; take {', '.join(HEADS)}")
+    if PatchSource(table).has_features:
+        raise PlanError("the manifest has features already; leave --encoder out")
+    if wish.mpp is None and table.frame["mpp"].isna().any():
+        raise PlanError("images without mpp cannot be brought to that of the encoder; say it with --mpp")
+    return read_encoder(path)
+
+
+def _embedded(
+    encoder: Encoder, table: Manifest, pixels: NDArray[np.uint8], mpp: float | None, how: tuple[Path, Listener]
+) -> NDArray[np.float32]:
+    # (n, 1, d); kept beside the patches until the model is written.
+    work, listen = how
+    kept = work / f"features-{encoder.digest[:16]}-{table.digest[:16]}-{mpp}.npy"
+    if not kept.exists():
+        of_each = table.frame["mpp"].to_numpy(dtype=np.float64) if mpp is None else np.full(len(table), mpp)
+        features = encoder.embed(pixels, of_each.tolist(), _telling(listen, "computing features"))
+        try:
+            with whole_file(kept) as part, part.open("wb") as file:
+                np.save(file, features, allow_pickle=False)
+        except OSError as error:
+            raise ExportError(f"{kept}: cannot be written ({error.strerror or error}); make room") from error
+    found: NDArray[np.float32] = np.load(kept, mmap_mode="r", allow_pickle=False)
+    return found
+
+
 def _fit(
     spec: AlgorithmSpec,
     seed: int,
-    data: tuple[Manifest, NDArray[np.uint8], Split],
+    data: tuple[Manifest, Inputs, Split],
     checkpoint: Path,
     listen: Listener,
 ) -> tuple[Algorithm, float]:
@@ -349,17 +389,17 @@ def _best_epoch(algorithm: Algorithm) -> dict[str, Any]:
 
 
 def _calibration(
-    algorithm: Algorithm, table: Manifest, pixels: NDArray[np.uint8], split: Split, seed: int
+    algorithm: Algorithm, table: Manifest, inputs: Inputs, split: Split, seed: int
 ) -> CalibrationFacts | None:
     if len(split.calibrate) == 0:
         return None
     classes = _classes(algorithm, table)
     codes = np.array([classes.index(label) for label in table.frame["label"].iloc[split.calibrate]])
-    proba = _proba(algorithm, table, pixels, split.calibrate)
+    proba = _proba(algorithm, table, inputs, split.calibrate)
     chosen = choose_calibration(codes, proba, table.groups[split.calibrate], seed=seed)
     before, after = {}, {}
     if len(split.test):
-        tested, raw = table.select(split.test), _proba(algorithm, table, pixels, split.test)
+        tested, raw = table.select(split.test), _proba(algorithm, table, inputs, split.test)
         before = measure_reliability(tested, classes, raw)
         after = measure_reliability(tested, classes, chosen.calibration.apply(raw))
     return CalibrationFacts(
@@ -390,23 +430,21 @@ def _promises(
     return promise_facts(cases, wish.alpha, wish.delta)
 
 
-def _proba(
-    algorithm: Algorithm, table: Manifest, pixels: NDArray[np.uint8], rows: NDArray[np.int64]
-) -> NDArray[np.float32]:
+def _proba(algorithm: Algorithm, table: Manifest, inputs: Inputs, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     columns = [str(name) for name in algorithm.classes_]
-    return algorithm.predict_proba(pixels[rows])[:, [columns.index(name) for name in _classes(algorithm, table)]]
+    return algorithm.predict_proba(inputs[rows])[:, [columns.index(name) for name in _classes(algorithm, table)]]
 
 
 def _test_metrics(
     algorithm: Algorithm,
     table: Manifest,
-    pixels: NDArray[np.uint8],
+    inputs: Inputs,
     split: Split,
     calibration: CalibrationFacts | None,
 ) -> tuple[dict[str, Value], dict[str, dict[str, Value]]]:
     if len(split.test) == 0:
         return {}, {}
-    proba = _proba(algorithm, table, pixels, split.test)
+    proba = _proba(algorithm, table, inputs, split.test)
     if calibration is not None:
         proba = calibration.calibration.apply(proba)
     tested, classes = table.select(split.test), _classes(algorithm, table)
