@@ -42,6 +42,7 @@ import tifffile
 from numpy.typing import ArrayLike, NDArray
 from PIL import BmpImagePlugin, Image, ImageFile, ImageOps, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
+from sentinode.data.hdf5 import array_in
 from sentinode.data.manifest import Manifest
 from sentinode.errors import ExportError, ManifestError, SlideError
 from sentinode.geometry import Box, Size
@@ -659,16 +660,21 @@ def _open_array(file: str, name: str) -> h5py.Dataset:
         raise ManifestError(f"{name}: there is no such file") from error
     except OSError as error:
         raise ManifestError(f"{name}: is not an HDF5 file, or is damaged ({_reason(error)})") from error
+    try:
+        found = {key: array for key in opened if (array := array_in(opened, key)) is not None}
+    except ManifestError:
+        opened.close()
+        raise
     for key in FEATURES:
-        if isinstance(opened.get(key), h5py.Dataset) and opened[key].ndim == 2 and opened[key].dtype.kind == "f":
-            return opened[key]
-    arrays = [item for item in opened.values() if isinstance(item, h5py.Dataset) and item.ndim == 4]
+        if key in found and found[key].ndim == 2 and found[key].dtype.kind == "f":
+            return found[key]
+    arrays = [array for array in found.values() if array.ndim == 4]
     if len(arrays) != 1 or arrays[0].shape[3] != 3 or arrays[0].dtype != np.uint8:
-        found = ", ".join(f"{item.name[1:]} {item.shape} {item.dtype}" for item in arrays) or "none"
+        kinds = ", ".join(f"{item.name[1:]} {item.shape} {item.dtype}" for item in arrays) or "none"
         opened.close()
         raise ManifestError(
             f"{name}: needs one array (n, h, w, 3) of uint8 at its top, or features (n, d) of floats called "
-            f"{' or '.join(FEATURES)}; it has {found}"
+            f"{' or '.join(FEATURES)}; it has {kinds}"
         )
     if arrays[0].shape[1] * arrays[0].shape[2] > MAX_PIXELS:
         height, width = arrays[0].shape[1:3]

@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sentinode.data.hdf5 import array_in
 from sentinode.data.manifest import Manifest, Provenance, order_classes
 from sentinode.data.patches import FEATURES
 from sentinode.data.tables import read_table
@@ -114,10 +115,10 @@ def manifest(
 def _read_slide(path: Path) -> _Slide | None:
     try:
         with h5py.File(path, "r") as file:
-            key = next((one for one in FEATURES if isinstance(file.get(one), h5py.Dataset)), None)
-            if key is None:
+            found = {one: array for one in FEATURES if (array := array_in(file, one)) is not None}
+            if not found:
                 return None
-            array = file[key]
+            key, array = next(iter(found.items()))
             if array.ndim != 2 or array.dtype.kind != "f" or not all(array.shape):
                 raise ManifestError(
                     f"{path}: {key} is {array.shape} {array.dtype}; expected (n, d) of floats, one row a tile"
@@ -134,8 +135,8 @@ def _read_slide(path: Path) -> _Slide | None:
 
 def _boxes(file: h5py.File, path: Path, n: int) -> NDArray[np.int64] | None:
     # (n, 4) level-0 px, or None where the file does not tell: STAMP has micrometres.
-    coords = file.get("coords")
-    if not isinstance(coords, h5py.Dataset) or "um" in (coords.attrs.get("unit"), file.attrs.get("unit")):
+    coords = array_in(file, "coords")
+    if coords is None or "um" in (coords.attrs.get("unit"), file.attrs.get("unit")):
         return None
     if coords.shape != (n, 2):
         raise ManifestError(

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sentinode.data.hdf5 import array_in
 from sentinode.data.manifest import Manifest, Provenance
 from sentinode.data.tables import read_table
 from sentinode.errors import ManifestError
@@ -122,8 +123,8 @@ def _slides(path: Path, n_images: int) -> list[str]:
 def _array(path: Path, name: str, take: Callable[[h5py.Dataset], Taken]) -> Taken:
     try:
         with h5py.File(path, "r") as file:
-            array = file.get(name)
-            if not isinstance(array, h5py.Dataset):
+            array = array_in(file, name)
+            if array is None:
                 raise ManifestError(f"{path}: has no array {name!r} in it; it has {', '.join(file) or 'nothing'}")
             return take(array)
     except (OSError, RuntimeError) as error:
