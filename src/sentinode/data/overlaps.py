@@ -36,6 +36,8 @@ _NEAR_PIXELS = 1000  # and in pixels: less shows too few nuclei to be told from 
 _NEAR_SCORE = 0.8  # least correlation; docs/splits.md says what different and compressed tissue reach
 _NEAR_DIRECTIONS = 0.1  # least ratio of the eigenvalues of the structure tensor: 1 is round, 0 a straight line
 _NEAR_CONTRAST = 2.0  # grey levels: sd of the detail in the common area
+_NEAR_SPOTS = 7  # dark and light spots in both: the rim of a pen's stroke, drawn or real, is like any other rim
+_SPOT_RATIO = 5.0  # of a spot's two curvatures, at most: more is an edge
 _COARSEST = 4.0  # pixels: what is coarser than this (a margin of tissue, shading) is no detail
 _AROUND, _FAINT = 4.0, 2.5  # pixels; grey levels: contrast below this is noise and counts little
 _FINEST = 0.8  # pixels: what is finer is noise
@@ -346,7 +348,7 @@ def _verified(
     score = _correlation(*(_levelled(part) for part in detail))
     if equal:
         return kind, score
-    if score >= _NEAR_SCORE and all(_is_tissue(part) for part in detail):
+    if score >= _NEAR_SCORE and all(_is_tissue(part) for part in detail) and _common_spots(*detail) >= _NEAR_SPOTS:
         return kind, score
     return None
 
@@ -380,6 +382,27 @@ def _is_tissue(detail: NDArray[np.float64]) -> bool:
     tensor = np.array([[float((along_y**2).sum()), mixed], [mixed, float((along_x**2).sum())]])
     least, most = np.linalg.eigvalsh(tensor)
     return bool(detail.std() >= _NEAR_CONTRAST and least >= _NEAR_DIRECTIONS * most)
+
+
+def _common_spots(one: NDArray[np.float64], two: NDArray[np.float64]) -> int:
+    # Spots of one that the other has at the same place, to a pixel. Two strands, margins or strokes follow one another
+    # over hundreds of pixels by chance; they share no spots.
+    return sum(
+        int((here & ndimage.maximum_filter(there, 3)).sum())
+        for here, there in zip(_spots(one), _spots(two), strict=True)
+    )
+
+
+def _spots(detail: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    # Light and dark ones: extrema that are curved in both directions alike (Lowe 2004, "Distinctive image features from
+    # scale-invariant keypoints", section 4.1).
+    along_y, along_x = np.gradient(detail)
+    (yy, yx), xx = np.gradient(along_y), np.gradient(along_x, axis=1)
+    determinant = yy * xx - yx**2
+    round_ = (determinant > 0) & ((yy + xx) ** 2 < (_SPOT_RATIO + 1) ** 2 / _SPOT_RATIO * determinant)
+    light = round_ & (detail > _NEAR_CONTRAST) & (detail == ndimage.maximum_filter(detail, 5))
+    dark = round_ & (detail < -_NEAR_CONTRAST) & (detail == ndimage.minimum_filter(detail, 5))
+    return light, dark
 
 
 def _has_evidence(area: NDArray[np.uint8]) -> bool:
