@@ -443,6 +443,9 @@ def predict(  # noqa: PLR0913 - the options of a command
     ] = False,
     overlap: Annotated[float, typer.Option(help="Share of its side that a tile shares with the next.")] = 0.0,
     check_quality: Annotated[bool, typer.Option(help="Leave out blurred, inked and folded tiles.")] = True,
+    allow_atypical: Annotated[
+        bool, typer.Option("--allow-atypical", help="Go on, at your own risk, where tissue is unlike the training's.")
+    ] = False,
     overlay: Annotated[bool, typer.Option(help="Write the heatmap on the tissue as a pyramid, too.")] = True,
     precision: Annotated[
         Literal["auto", "float32"], typer.Option(help="auto: bf16 where the CPU computes in it and stays close.")
@@ -469,7 +472,14 @@ def predict(  # noqa: PLR0913 - the options of a command
     if patches:
         with progress("recognising patches") as advance:
             found = predict_patches(
-                patches, bundle, out, mpp=mpp, precision=precision, trail=trail, on_progress=advance
+                patches,
+                bundle,
+                out,
+                mpp=mpp,
+                precision=precision,
+                allow_atypical=allow_atypical,
+                trail=trail,
+                on_progress=advance,
             )
         if as_json:
             print_json(found.to_json())
@@ -480,6 +490,7 @@ def predict(  # noqa: PLR0913 - the options of a command
         mpp_wish(mpp, mpp_table, from_objective=mpp_from_objective),
         overlap=overlap,
         check_quality=check_quality,
+        allow_atypical=allow_atypical,
         overlay=overlay,
         precision=precision,
     )

@@ -295,7 +295,7 @@ def print_patches(run: "PatchRun", out: Path) -> None:
         Where the answers lie.
     """
     column, facts = f"prob_{run.bundle.facts.positive}", run.bundle.facts
-    worst = run.frame.sort_values(column, ascending=False, kind="stable").head(5)
+    worst = run.frame[run.frame["refused"] == ""].sort_values(column, ascending=False, kind="stable").head(5)
     rows = [
         (str(path), f"{proba:.3f}", str(called))
         for path, proba, called in zip(worst["path"], worst[column], worst["called"], strict=True)

@@ -292,7 +292,7 @@ def test_a_finished_slide_is_not_done_again_but_a_changed_one_is(answers, model)
     draw(folder / "normal.tif", None, seed=8)  # as others found it
 
 
-def test_a_slide_of_another_stain_is_warned_of(model, tmp_path):
+def test_a_slide_of_another_stain_is_refused(model, tmp_path):
     draw(tmp_path / "same.tif", seed=21)
     draw(tmp_path / "blue.tif", seed=22)
     with open_slide(tmp_path / "blue.tif") as slide:
@@ -303,10 +303,12 @@ def test_a_slide_of_another_stain_is_warned_of(model, tmp_path):
         tmp_path / "blue.tif", pixels, tile=(128, 128), resolution=(5000, 5000), resolutionunit="CENTIMETER"
     )
     run = predict_slides([tmp_path], model.folder, tmp_path / "out")
-    warned = {one["slide_id"]: " ".join(one["warnings"]) for one in run.results}
-    assert "Unlike what the model was trained on" in warned["blue"]
-    assert warned["same"] == ""
-    assert "do not rely on the verdict" in (tmp_path / "out" / "blue" / "report.html").read_text()
+    by_name = {one["slide_id"]: one for one in run.results}
+    assert by_name["blue"]["verdict"].startswith("refused: 100 % of its tissue tiles cannot be haematoxylin and eosin")
+    assert by_name["blue"]["score"] is None
+    assert by_name["same"]["verdict"] == "suspicious of tumour"
+    assert by_name["same"]["warnings"] == []
+    assert by_name["same"]["typicality"]["verdict"] == "typical"
 
 
 def test_half_a_slide_is_not_taken_for_a_whole_one(answers, model):
@@ -473,7 +475,7 @@ def test_slides_are_sorted_by_the_promise_of_the_model(certified, tmp_path):
         ({"overlap": 0.5}, True, "review", "certified with other options"),
     ):
         work = predicting._Work(
-            certified, TILE_MPP, recogniser, tmp_path, PredictionWish(**options), print, 1, None, None
+            certified, TILE_MPP, recogniser, tmp_path, PredictionWish(**options), print, 1, None, None, None
         )
         found = predicting._triage(work, predictions, fit=fit)
         assert found["verdict"] == verdict

@@ -49,7 +49,11 @@ def folder(cohort, tmp_path):
 def test_every_patch_gets_the_probabilities_of_the_model(folder, model, cohort, tmp_path):
     run = predict_patches([folder], model, tmp_path / "out")
     table = pd.read_csv(tmp_path / "out" / "patches.csv")
-    assert table.columns.tolist() == ["path", "prob_normal", "prob_tumour", "called"]
+    assert table.columns.tolist() == ["path", "prob_normal", "prob_tumour", "called", "typicality", "refused"]
+    fit = table["refused"].isna().to_numpy()
+    assert fit.mean() > 0.9
+    assert (table["called"] == "refused").to_numpy().tolist() == (~fit).tolist()
+    assert table.loc[~fit, "prob_tumour"].isna().all()
     assert len(table) == len(run.frame) == 60
     names = table["path"].str.rsplit("/", n=1).str[-1]
     expected = dict(
@@ -126,12 +130,18 @@ def test_the_command_takes_them_and_its_exit_code_tells(folder, model, tmp_path)
     assert mixed.exit_code != 0
 
 
-def test_patches_of_another_stain_get_a_warning(folder, model, tmp_path):
+def test_patches_of_inverted_colours_are_refused(folder, model, tmp_path):
     for path in folder.rglob("*.png"):
         Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
-    [warning] = predict_patches([folder], model, tmp_path / "out").warnings
-    assert warning.startswith("Unlike what the model was trained on")
-    assert "do not rely" in (tmp_path / "out" / "patches.html").read_text()
+    run = predict_patches([folder], model, tmp_path / "out")
+    assert run.n_refused == len(run.frame) == 60
+    assert run.n_suspicious == 0
+    assert set(run.frame["called"]) == {"refused"}
+    assert run.warnings[0].startswith("Refused as a whole: 100 % of its patches cannot be haematoxylin and eosin")
+    page = (tmp_path / "out" / "patches.html").read_text()
+    assert "60 more were refused" in page
+    assert "green absorbed least" in page
+    assert json.dumps(run.to_json(), allow_nan=False)
 
 
 def test_a_name_that_is_markup_stays_text_on_the_page_of_patches(folder, model, tmp_path):

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 from sentinode.geometry import Box, Size
 from sentinode.slides.slide import Slide
 
-__all__ = ["Judge", "Recognised", "Recogniser", "Spent", "recognise_tiles"]
+__all__ = ["Judge", "Measure", "Recognised", "Recogniser", "Spent", "recognise_tiles"]
 
 BATCH = 64
 """Tiles that are read and recognised at a time: 1.7 MiB at 96 px."""
@@ -40,6 +40,9 @@ class Recogniser(Protocol):
 Judge = Callable[[NDArray[np.uint8]], NDArray[np.str_]]
 """(n, h, w, 3) uint8 -> (n,) str: why each tile is not to be recognised, ``""`` where it is."""
 
+Measure = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""(n, h, w, 3) uint8 -> (n, c) float32: numbers that are to be known of each tile that is recognised."""
+
 
 @dataclass(frozen=True)
 class Spent:
@@ -48,7 +51,7 @@ class Spent:
     Parameters
     ----------
     reading, judging : float
-        Of the CPU, over all threads that read: beside the recognising, not before it.
+        Of the CPU, over all threads that read, beside the recognising and not before it; judging includes measuring.
     recognising, waiting : float
         By the clock: the recogniser at work, and the recogniser without a batch because reading was behind.
     """
@@ -71,14 +74,17 @@ class Recognised:
         What the judge said.
     spent : Spent
         Where the time went.
+    measured : (n, c) float32
+        What was measured of the tiles, NaN in the rows of those that were left out; c is 0 where nothing was.
     """
 
     proba: NDArray[np.float32]
     flag: NDArray[np.str_]
     spent: Spent
+    measured: NDArray[np.float32]
 
 
-def recognise_tiles(
+def recognise_tiles(  # noqa: PLR0913 - each is a choice of its own
     slide: Slide,
     boxes: NDArray[np.int64],
     tile: Size,
@@ -86,6 +92,7 @@ def recognise_tiles(
     *,
     n_classes: int,
     judge: Judge | None = None,
+    measure: Measure | None = None,
     readers: int = 2,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Recognised:
@@ -105,6 +112,8 @@ def recognise_tiles(
         Columns that it gives.
     judge : callable, optional
         Looks at the tiles before the recogniser; what it flags is not recognised.
+    measure : callable, optional
+        Measures the tiles that the judge lets through.
     readers : int
         Threads that read.
     on_progress : callable, optional
@@ -122,31 +131,38 @@ def recognise_tiles(
     """
     # SlideError comes out of the thread that read.
     proba = np.full((len(boxes), n_classes), np.nan, dtype=np.float32)
+    measured: NDArray[np.float32] | None = None
     flag = np.empty(len(boxes), dtype="U16")
     reading = judging = recognising = waiting = 0.0
     done, asked = 0, time.perf_counter()
     # A thread that reads uses one core: libraries of linear algebra would start as many threads again in each.
     with threadpool_limits(1, user_api="blas"):
-        for batch in _read_ahead(slide, boxes, tile, judge, readers):
+        for batch in _read_ahead(slide, boxes, tile, (judge, measure), readers):
             came = time.perf_counter()
             flag[batch.rows] = batch.flag
             clean = batch.flag == ""
             if clean.any():
                 pixels = batch.pixels if clean.all() else batch.pixels[clean]
                 proba[batch.rows[clean]] = recogniser.predict_proba(pixels)
+                if measured is None:
+                    measured = np.full((len(boxes), batch.measured.shape[1]), np.nan, dtype=np.float32)
+                measured[batch.rows[clean]] = batch.measured
             waiting, reading, judging = waiting + came - asked, reading + batch.reading, judging + batch.judging
             asked = time.perf_counter()
             recognising += asked - came
             done += len(batch.rows)
             if on_progress is not None:
                 on_progress(done, len(boxes))
-    return Recognised(proba, flag, Spent(reading, judging, recognising, waiting))
+    nothing = np.empty((len(boxes), 0), dtype=np.float32)
+    spent = Spent(reading, judging, recognising, waiting)
+    return Recognised(proba, flag, spent, nothing if measured is None else measured)
 
 
 class _Batch(NamedTuple):
     rows: NDArray[np.int64]  # of the boxes
     pixels: NDArray[np.uint8]
     flag: NDArray[np.str_]
+    measured: NDArray[np.float32]  # of the rows without a flag
     reading: float  # seconds of the CPU
     judging: float
 
@@ -159,9 +175,9 @@ def _in_blocks(boxes: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _read_ahead(
-    slide: Slide, boxes: NDArray[np.int64], tile: Size, judge: Judge | None, readers: int
+    slide: Slide, boxes: NDArray[np.int64], tile: Size, looks: tuple[Judge | None, Measure | None], readers: int
 ) -> Iterator[_Batch]:
-    order = _in_blocks(boxes)
+    order, (judge, measure) = _in_blocks(boxes), looks
 
     def read(begin: int) -> _Batch:
         started, rows = time.thread_time(), order[begin : begin + BATCH]
@@ -170,7 +186,9 @@ def _read_ahead(
             target[:] = slide.read_pixels(Box(x, y, width, height), tile)
         between = time.thread_time()
         flag = np.zeros(len(rows), dtype="U16") if judge is None else judge(pixels)
-        return _Batch(rows, pixels, flag, between - started, time.thread_time() - between)
+        clean = flag == ""
+        measured = np.empty((int(clean.sum()), 0), dtype=np.float32) if measure is None else measure(pixels[clean])
+        return _Batch(rows, pixels, flag, measured, between - started, time.thread_time() - between)
 
     waiting: deque[Future[_Batch]] = deque()
     with ThreadPoolExecutor(readers, thread_name_prefix="read-tiles") as pool:

@@ -18,6 +18,7 @@ from sentinode.storage import whole_file
 __all__ = ["TilePredictions", "read_predictions", "write_predictions"]
 
 _KEY = b"sentinode"
+_TYPICALITY = ("typicality", "typicality_structure")
 FORMAT = "sentinode-tile-predictions"
 VERSION = 1
 
@@ -52,6 +53,9 @@ class TilePredictions:
         Share of each tile that is tissue.
     flag : (n,) str
         Why a tile was left out, e.g. ``"blur"``; ``""`` for those that were recognised.
+    typicality : (n, 2) float32, optional
+        P-value of each tile among those of training patients, in all that it looks like and in its structure alone;
+        NaN where it was left out or the model cannot say. None in tables of an older Sentinode.
     facts : mapping
         Whatever else the run wrote down: where the mpp is from, settings, versions.
     """
@@ -69,6 +73,7 @@ class TilePredictions:
     tissue: NDArray[np.float32]
     flag: NDArray[np.str_]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    typicality: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -109,6 +114,8 @@ def write_predictions(predictions: TilePredictions, path: Path) -> None:
     }
     columns |= {f"proba_{name}": predictions.proba[:, place] for place, name in enumerate(predictions.classes)}
     columns |= {"tissue": predictions.tissue, "flag": pa.array(predictions.flag.tolist(), pa.string())}
+    if predictions.typicality is not None:
+        columns |= {name: predictions.typicality[:, place] for place, name in enumerate(_TYPICALITY)}
     known = {
         "format": FORMAT,
         "version": VERSION,
@@ -160,6 +167,7 @@ def read_predictions(path: Path | str) -> TilePredictions:
     if known.get("format") != FORMAT or known.get("version") != VERSION:
         raise ManifestError(f"{path}: is no table of tile predictions of this Sentinode; predict the slide again")
     classes = tuple(known["classes"])
+    typicality = [table[name].to_numpy() for name in _TYPICALITY if name in table.column_names]
     return TilePredictions(
         boxes=np.column_stack([table[name].to_numpy() for name in ("x", "y", "width", "height")]).astype(np.int64),
         proba=np.column_stack([table[f"proba_{name}"].to_numpy() for name in classes]).astype(np.float32),
@@ -174,4 +182,5 @@ def read_predictions(path: Path | str) -> TilePredictions:
         tissue=table["tissue"].to_numpy().astype(np.float32),
         flag=np.array(table["flag"].to_pylist(), dtype=np.str_),
         facts=known["facts"],
+        typicality=np.column_stack(typicality).astype(np.float32) if typicality else None,
     )

@@ -8,6 +8,7 @@
     BUNDLE/weights.safetensors  of a network, for whoever wants to train on
     BUNDLE/seen.json            salted digests of the patients, slides and images that it was trained on
     BUNDLE/typicality.json      what its training images look like, to notice a slide of another kind
+    BUNDLE/known-tiles.json     the same of single tiles, and which rules against nonsense hold for it
     BUNDLE/slide-score.json     how tiles are put together to the score of a slide, where that was fitted
     BUNDLE/training.csv         the training log
     BUNDLE/README.md            the same for a person
@@ -32,7 +33,7 @@ from sentinode.errors import ExportError, ModelError
 from sentinode.evaluation.calibration import Calibration, Method
 from sentinode.evaluation.conformal import NOTHING, Kind
 from sentinode.evaluation.triage import Promise, Unit
-from sentinode.evaluation.typicality import Typicality
+from sentinode.evaluation.typicality import Neighbourhood, Typicality
 from sentinode.models.card import model_card
 from sentinode.models.encoder import EncoderUse
 from sentinode.storage import whole_folder
@@ -40,17 +41,20 @@ from sentinode.storage import whole_folder
 __all__ = [
     "ESTIMATOR_FILE",
     "GRAPH_FILE",
+    "KNOWN_TILES_FILE",
     "SLIDE_SCORE_FILE",
     "TYPICALITY_FILE",
     "Bundle",
     "BundleFacts",
     "CalibrationFacts",
     "DataFacts",
+    "KnownTiles",
     "PromiseFacts",
     "Seen",
     "TileFacts",
     "Value",
     "image_digest",
+    "known_tiles_json",
     "patient_digest",
     "read_bundle",
     "slide_digest",
@@ -64,6 +68,8 @@ VERSION = 2
 GRAPH_FILE = "graph.onnx"
 ESTIMATOR_FILE = "estimator.skops"
 TYPICALITY_FILE = "typicality.json"
+KNOWN_TILES_FILE = "known-tiles.json"
+KNOWN_TILES_VERSION = 1
 SLIDE_SCORE_FILE = "slide-score.json"
 _FACTS = "bundle.json"
 _SEEN = "seen.json"
@@ -212,6 +218,23 @@ class Seen:
 
 
 @dataclass(frozen=True)
+class KnownTiles:
+    """What single tiles must look like for a model.
+
+    Parameters
+    ----------
+    rules : tuple of str
+        Of `sentinode.slides.bright_field.RULES`, those that its training images keep.
+    everything, structure : Neighbourhood or None
+        What they look like, and the part of it that is not colour; None where patients were too few to say.
+    """
+
+    rules: tuple[str, ...]
+    everything: Neighbourhood | None
+    structure: Neighbourhood | None
+
+
+@dataclass(frozen=True)
 class Bundle:
     """A bundle that was read, and is as it was written.
 
@@ -279,6 +302,29 @@ class Bundle:
         mean, precision, held_out = (np.array(values[name]) for name in ("mean", "precision", "held_out"))
         return Typicality(mean, precision, held_out)
 
+    def known_tiles(self) -> KnownTiles | None:
+        """Read what single tiles must look like.
+
+        Returns
+        -------
+        KnownTiles or None
+            None for a model that an older Sentinode trained.
+
+        Raises
+        ------
+        ModelError
+            If the file cannot be read, or a newer Sentinode wrote it.
+        """
+        if KNOWN_TILES_FILE not in self.files:
+            return None
+        path = self.folder / KNOWN_TILES_FILE
+        values = _read_json(path)
+        version = values.get("version")
+        if version != KNOWN_TILES_VERSION:
+            raise ModelError(f"{path}: has format {version}, and this Sentinode reads 1; update Sentinode")
+        found = (_neighbourhood(values[name]) for name in ("everything", "structure"))
+        return KnownTiles(tuple(values["rules"]), *found)
+
     def seen(self) -> Seen:
         """Read what it was trained on.
 
@@ -310,6 +356,28 @@ def typicality_json(typicality: Typicality) -> bytes:
         JSON.
     """
     return _json({name: getattr(typicality, name).tolist() for name in ("mean", "precision", "held_out")})
+
+
+def known_tiles_json(known: KnownTiles) -> bytes:
+    """Write what single tiles must look like as the file of a bundle.
+
+    Parameters
+    ----------
+    known : KnownTiles
+        Fitted.
+
+    Returns
+    -------
+    bytes
+        JSON without spaces: 2,000 images are half a megabyte.
+    """
+    values = {
+        "version": KNOWN_TILES_VERSION,
+        "rules": list(known.rules),
+        "everything": _neighbourhood_json(known.everything),
+        "structure": _neighbourhood_json(known.structure),
+    }
+    return (json.dumps(values, separators=(",", ":")) + "\n").encode()
 
 
 def patient_digest(patient: str) -> str:
@@ -474,6 +542,29 @@ def _check_files(folder: Path, files: Mapping[str, str]) -> None:
             raise ModelError(
                 f"{folder / name}: was changed after it was written; copy the model anew, or train it again"
             )
+
+
+def _neighbourhood_json(known: Neighbourhood | None) -> dict[str, Any] | None:
+    if known is None:
+        return None
+    # Whitened numbers have a deviation of one: three digits after the point are far below what tiles differ by.
+    return {
+        "centre": known.centre.tolist(),
+        "whitening": known.whitening.tolist(),
+        "known": [[round(value, 3) for value in row] for row in known.known.tolist()],
+        "held_out": [[round(value, 4) for value in one] for one in (found.tolist() for found in known.held_out)],
+    }
+
+
+def _neighbourhood(values: Mapping[str, Any] | None) -> Neighbourhood | None:
+    if values is None:
+        return None
+    return Neighbourhood(
+        np.array(values["centre"]),
+        np.array(values["whitening"]),
+        np.array(values["known"], dtype=np.float32),
+        tuple(np.array(one, dtype=np.float32) for one in values["held_out"]),
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

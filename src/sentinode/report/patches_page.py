@@ -25,13 +25,15 @@ class PatchesView:
     Parameters
     ----------
     proba : (n,) float
-        Of the positive class.
+        Of the positive class, of those that were not refused.
     suspicious, unsure : sequence of (pixels, path, proba)
         Patches to show: the most suspicious, and those nearest to 0.5.
     warnings : sequence of str
         What one should know before one trusts it.
     failures : mapping of str to str
         File -> why it has no result.
+    refused : mapping of str to int
+        Why patches were refused -> how many.
     facts : BundleFacts
         The model.
     footer : mapping of str to str
@@ -43,6 +45,7 @@ class PatchesView:
     unsure: Sequence[tuple[NDArray[np.uint8], str, float]]
     warnings: Sequence[str]
     failures: Mapping[str, str]
+    refused: Mapping[str, int]
     facts: BundleFacts
     footer: Mapping[str, str]
 
@@ -64,14 +67,20 @@ def write_patches_page(view: PatchesView, path: Path) -> None:
     """
     # ExportError is write_page's.
     n, n_suspicious = len(view.proba), int((view.proba >= 0.5).sum())
-    failed = f"; {len(view.failures)} could not be read" if view.failures else ""
+    n_refused = sum(view.refused.values())
+    failed = f"; {n_refused:,} more were refused" if n_refused else ""
+    failed += f"; {len(view.failures)} could not be read" if view.failures else ""
     page = Page(
         title=f"{n:,} patches: {n_suspicious:,} suspicious of {view.facts.positive}",
         lead=f"Probability 0.5 or more in {n_suspicious:,} of {n:,}{failed}. Each patch stands for itself alone: "
         "nothing here is a verdict on a slide or a patient.",
         badges=("research use only", f"model {view.facts.algorithm}"),
         notes=(*view.warnings, view.facts.intended_use),
-        sections=(_distribution(view), _galleries(view), *((_failures(view.failures),) if view.failures else ())),
+        sections=(
+            *((_distribution(view), _galleries(view)) if n else ()),
+            *((_refused(view.refused),) if n_refused else ()),
+            *((_failures(view.failures),) if view.failures else ()),
+        ),
         footer=(*view.footer.items(), ("Sentinode", __version__)),
     )
     write_page(page, path)
@@ -103,6 +112,16 @@ def _galleries(view: PatchesView) -> Section:
         "Shown whatever their probability: without a tumour, too, one is the most suspicious. All are in patches.csv."
     )
     return Section("Where to look first", text, galleries=tuple(galleries))
+
+
+def _refused(refused: Mapping[str, int]) -> Section:
+    rows = tuple((why, f"{n:,}") for why, n in sorted(refused.items(), key=lambda one: -one[1]))
+    return Section(
+        "Refused",
+        "Nothing is said of these; patches.csv names them. What is only unlike the training images in structure is "
+        "recognised with --allow-atypical, at your own risk.",
+        tables=(TextTable(("why", "patches"), rows),),
+    )
 
 
 def _failures(failures: Mapping[str, str]) -> Section:

@@ -1,7 +1,7 @@
 """The page of one slide, for a pathologist: what the model says, where to look first, what it is and is not."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,8 @@ class SlideView:
         Digests, versions, seconds.
     triage : mapping, optional
         ``verdict`` (clear, review, suspicious) and ``words`` (the promise that it rests on), where the model has one.
+    typicality : mapping
+        How like the training images its tiles are, as ``result.json`` has it; without ``p_value`` where nobody knows.
     """
 
     predictions: TilePredictions
@@ -76,6 +78,7 @@ class SlideView:
     facts: BundleFacts
     footer: Mapping[str, str]
     triage: Mapping[str, Any] | None = None
+    typicality: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_slide_page(view: SlideView, path: Path) -> None:
@@ -114,6 +117,7 @@ def write_slide_page(view: SlideView, path: Path) -> None:
             _fields(view),
             _regions(view),
             _quality(view),
+            _typicality(view.typicality),
             _model(view),
         ),
         footer=tuple(view.footer.items()),
@@ -201,6 +205,32 @@ def _quality(view: SlideView) -> Section:
     text = "Tiles that were not shown to the model, and why." if rows else "Every tile was fit to be recognised."
     tables = (TextTable(("left out", "tiles", "of all"), rows),) if rows else ()
     return Section("Quality", text, tables=tables)
+
+
+def _typicality(known: Mapping[str, Any]) -> Section:
+    title = "Like the training images?"
+    if "p_value" not in known:
+        return Section(title, "Not told: no tile was left to hold against them, or the model does not know them.")
+    usual = f"{known['level_of_tiles']:.0%}"
+    rows = (
+        ("the slide: p-value among the training patients", f"{known['p_value']:.2g}", f"from {_least(known)} to 1"),
+        ("tiles unlike the training images", f"{known['atypical']:.1%}", usual),
+        ("tiles unlike them in structure, whatever their colours", f"{known['atypical_structure']:.1%}", usual),
+    )
+    meaning = {
+        "typical": "Nothing speaks against it.",
+        "unusual": "Further away than every training patient is from the others.",
+        "atypical": "Most of its tiles have another structure.",
+    }
+    text = (
+        f"{meaning[known['verdict']]} Its {known['tiles']:,} tiles that were recognised are held against those of "
+        f"{known['patients']} training patients, each left out in turn. Like them is not the same as right."
+    )
+    return Section(title, text, tables=(TextTable(("", "here", "usual"), rows),))
+
+
+def _least(known: Mapping[str, Any]) -> str:
+    return f"{1 / (known['patients'] + 1):.2g}"
 
 
 def _model(view: SlideView) -> Section:

@@ -31,7 +31,7 @@ from sentinode.execution import Failure, run_jobs
 from sentinode.export.formats import EXPORTS, export_writer
 from sentinode.geometry import Box, Size
 from sentinode.inference.aggregation import SlideScorer, scorer_of
-from sentinode.inference.engine import recognise_tiles
+from sentinode.inference.engine import Recognised, recognise_tiles
 from sentinode.inference.maps import probability_map, suspicious_regions
 from sentinode.inference.predictions import TilePredictions, write_predictions
 from sentinode.inference.summary import TOP, slide_score, suspicious_fields
@@ -42,12 +42,13 @@ from sentinode.report.heatmap import heat_overlay
 from sentinode.report.overlay import write_overlay
 from sentinode.report.slide_page import SlideView, write_slide_page
 from sentinode.slides.naming import slide_id_of
-from sentinode.slides.quality import LIMITS, quality_findings, tile_quality, usable
+from sentinode.slides.quality import LIMITS, quality_findings, usable
 from sentinode.slides.resolution import MppWish
 from sentinode.slides.slide import Slide, open_slide
 from sentinode.slides.tiling import MINIMUM_TISSUE, TileGrid, tile_grid
 from sentinode.slides.tissue import tissue_of
 from sentinode.storage import abandoned, whole_file, whole_folder
+from sentinode.workflows.refusing import Gate, SlideLook, gate_of
 from sentinode.workflows.slide_inputs import find_slides, require_shares
 from sentinode.workflows.trail import TRAIL, require_unchanged, trail_file, write_trail
 
@@ -73,6 +74,9 @@ LOOKED_AT = 200
 PLAIN_SCORE = "the mean of its five most suspicious places"
 """What the score of a slide is where the model has nothing fitted for it."""
 
+OPTIONS = ("overlap", "minimum_tissue", "check_quality", "allow_atypical", "precision")
+"""What the trail says of a wish."""
+
 THRESHOLD = 0.5
 """Score from which a slide is called suspicious; no promise of a sensitivity: that is the triage's."""
 
@@ -95,6 +99,9 @@ class PredictionWish:
         Share of a tile that must be tissue.
     check_quality : bool
         Whether blurred, inked and folded tiles are left out, and a slide that is mostly such is refused.
+    allow_atypical : bool
+        Whether a slide that is unlike the training images in structure is recognised all the same, at one's own risk.
+        Nonsense (glass, noise, another stain) stays refused.
     exports : tuple of str
         Formats to write beside the Parquet table: keys of `EXPORTS`.
     overlay : bool
@@ -114,6 +121,7 @@ class PredictionWish:
     overlap: float = 0.0
     minimum_tissue: float = MINIMUM_TISSUE
     check_quality: bool = True
+    allow_atypical: bool = False
     exports: tuple[str, ...] = tuple(EXPORTS)
     overlay: bool = True
     readers: int = 2
@@ -269,13 +277,14 @@ class _Work(NamedTuple):
     listen: Listener
     n_slides: int
     typicality: Typicality | None
+    gate: Gate
     scorer: SlideScorer | None
 
 
 def _work(
     bundle: Bundle, recogniser: Recogniser, out: Path, wish: PredictionWish, listen: Listener, n_slides: int
 ) -> _Work:
-    known = bundle.typicality(), scorer_of(bundle)
+    known = bundle.typicality(), gate_of(bundle), scorer_of(bundle)
     return _Work(bundle, bundle.mpp_of_tiles(), recogniser, out, wish, listen, n_slides, *known)
 
 
@@ -283,7 +292,7 @@ def _trail_event(work: _Work, path: Path, outcome: dict[str, Any] | Failure) -> 
     wish = work.wish
     known = {
         "model": work.bundle.digest,
-        "options": {name: getattr(wish, name) for name in ("overlap", "minimum_tissue", "check_quality", "precision")},
+        "options": {name: getattr(wish, name) for name in OPTIONS},
     }
     if isinstance(outcome, Failure):
         return {**known, "slide": {"id": slide_id_of(path)}, "verdict": f"failed: {_reason(outcome)}"}
@@ -302,6 +311,7 @@ class _Read(NamedTuple):
     warnings: tuple[str, ...]
     profile: Mapping[str, float]  # seconds
     triage: dict[str, Any] | None  # verdict, kind of the promise, and the promise in words
+    look: SlideLook
 
 
 def _do_slide(job: tuple[_Work, Path, int]) -> dict[str, Any]:
@@ -333,6 +343,7 @@ def _key(work: _Work, slide: Slide) -> str:
             work.wish.overlap,
             work.wish.minimum_tissue,
             work.wish.check_quality,
+            work.wish.allow_atypical,
             sorted(work.wish.exports),
             work.wish.overlay,
             *(() if work.wish.precision == "auto" else (work.wish.precision,)),
@@ -369,21 +380,23 @@ def _require_ours(folder: Path) -> None:
 
 
 def _recognise(work: _Work, slide: Slide, number: int) -> _Read:
-    predictions, refusal, profile = _recognise_tiles(work, slide, number)
+    predictions, look, refusal, profile = _recognise_tiles(work, slide, number)
     begun = time.perf_counter()
     scale, fields = slide.info.scale, suspicious_fields(predictions, side_um=FIELD_UM)
     field_mpp = max(FIELD_MPP, scale.mpp)
     thumbnail = slide.thumbnail(THUMBNAIL_PX)
     shown = tuple((slide.read(one.box, field_mpp), one.proba) for one in fields)
-    unlike = _unlike(work, slide, predictions)
+    unlike = _unlike(work, slide, predictions, look)
     warnings = (*((slide.info.note,) if slide.info.note else ()), *unlike)
     triage = _triage(work, predictions, fit=not (refusal or unlike))
     profile = {**profile, "pictures": time.perf_counter() - begun}
-    return _Read(predictions, thumbnail, shown, field_mpp, refusal, warnings, profile, triage)
+    return _Read(predictions, thumbnail, shown, field_mpp, refusal, warnings, profile, triage, look)
 
 
-def _recognise_tiles(work: _Work, slide: Slide, number: int) -> tuple[TilePredictions, str, dict[str, float]]:
-    # The tiles, why the slide is refused or "", and seconds.
+def _recognise_tiles(
+    work: _Work, slide: Slide, number: int
+) -> tuple[TilePredictions, SlideLook, str, dict[str, float]]:
+    # The tiles, what the slide looks like, why it is refused or "", and seconds.
     tile, started = work.bundle.facts.tile, time.perf_counter()
     mask = tissue_of(slide)
     grid = tile_grid(
@@ -396,7 +409,6 @@ def _recognise_tiles(work: _Work, slide: Slide, number: int) -> tuple[TilePredic
     )
     if len(grid) == 0:
         raise SlideError(f"{slide.info.path}: no tissue was found on it; nothing was recognised")
-    judge = _Judge(work.tile_mpp) if work.wish.check_quality else None
     tissue, begun = time.perf_counter() - started, time.perf_counter()
     found = recognise_tiles(
         slide,
@@ -404,13 +416,15 @@ def _recognise_tiles(work: _Work, slide: Slide, number: int) -> tuple[TilePredic
         Size(tile.width, tile.height),
         work.recogniser,
         n_classes=len(work.bundle.facts.classes),
-        judge=judge,
+        judge=work.gate.judge(work.tile_mpp if work.wish.check_quality else None),
+        measure=work.gate.measure,
         readers=work.wish.readers,
         on_progress=lambda done, of: work.listen(TilesDone(slide.info.slide_id, number, work.n_slides, done, of)),
     )
     profile = {"tissue": tissue, "tiles": time.perf_counter() - begun, **asdict(found.spent)}
-    refusal = _refusal(found.flag) if judge is not None else ""
-    return _predictions(work, slide, grid, found.proba, found.flag), refusal, profile
+    look = work.gate.look(found.flag, found.measured, allow=work.wish.allow_atypical, what="tissue tiles")
+    refusal = (_refusal(found.flag) if work.wish.check_quality else "") or look.refusal
+    return _predictions(work, slide, grid, found), look, refusal, profile
 
 
 def slide_scoring(wish: PredictionWish | None = None) -> dict[str, Any]:
@@ -467,8 +481,8 @@ def score_slide(path: Path, bundle: Bundle, recogniser: Recogniser, mpp: MppWish
     wish = PredictionWish(mpp=mpp or MppWish())
     work = _work(bundle, recogniser, path, wish, lambda _event: None, 1)
     with open_slide(path, wish.mpp) as slide:
-        predictions, refusal, _ = _recognise_tiles(work, slide, 1)
-        fit = not (refusal or _unlike(work, slide, predictions))
+        predictions, look, refusal, _ = _recognise_tiles(work, slide, 1)
+        fit = not (refusal or _unlike(work, slide, predictions, look))
     score = _score(work, predictions)
     return score if fit and math.isfinite(score) else math.inf
 
@@ -519,20 +533,11 @@ def _write_cohort(run: PredictionRun, bundle: Bundle, out: Path) -> None:
         raise ExportError(f"{out / 'slides.csv'}: cannot be written ({error.strerror or error}); make room") from error
 
 
-class _Judge:
-    """Looks at tiles before the model does; engine's `Judge` for one resolution."""
-
-    def __init__(self, mpp: float) -> None:
-        self.mpp = mpp
-
-    def __call__(self, tiles: NDArray[np.uint8]) -> NDArray[np.str_]:
-        # The first reason of each, in the order of LIMITS.
-        found = tile_quality(tiles, self.mpp).flags
-        return np.array([next((name for name in LIMITS if name in one), "") for one in found], dtype="U16")
-
-
-def _unlike(work: _Work, slide: Slide, predictions: TilePredictions) -> tuple[str, ...]:
-    # A warning where the colours of a slide are further from the training images than those of every patient in them.
+def _unlike(work: _Work, slide: Slide, predictions: TilePredictions, look: SlideLook) -> tuple[str, ...]:
+    # A warning of what is unlike the training images. A model that knows no single tiles, as older ones, is asked of
+    # the colours of some.
+    if look.level != "unknown":
+        return (look.warning,) if look.warning else ()
     rows = np.flatnonzero(predictions.recognised)
     if work.typicality is None or len(rows) == 0:
         return ()
@@ -544,18 +549,16 @@ def _unlike(work: _Work, slide: Slide, predictions: TilePredictions) -> tuple[st
 
 
 def _refusal(flag: NDArray[np.str_]) -> str:
-    findings = quality_findings([frozenset({reason} if reason else ()) for reason in flag.tolist()])
+    findings = quality_findings([frozenset({reason} & LIMITS.keys()) for reason in flag.tolist()])
     fit, reason = usable(findings)
     return "" if fit else reason
 
 
-def _predictions(
-    work: _Work, slide: Slide, grid: TileGrid, proba: NDArray[np.float32], flag: NDArray[np.str_]
-) -> TilePredictions:
+def _predictions(work: _Work, slide: Slide, grid: TileGrid, found: Recognised) -> TilePredictions:
     info = slide.info
     return TilePredictions(
         boxes=grid.boxes,
-        proba=proba,
+        proba=found.proba,
         classes=work.bundle.facts.classes,
         tile_px=grid.tile_px,
         mpp=grid.mpp,
@@ -565,7 +568,8 @@ def _predictions(
         fingerprint=info.fingerprint,
         model=work.bundle.digest,
         tissue=grid.tissue,
-        flag=flag,
+        flag=found.flag,
+        typicality=work.gate.p_values(found.measured) if found.measured.shape[1] else None,
         facts={
             "mpp_source": info.mpp_source,
             "grid": grid.fingerprint,
@@ -601,6 +605,7 @@ def _result(work: _Work, path: Path, read: _Read, key: str, seconds: float) -> d
         "tiles": len(predictions),
         "recognised": int(predictions.recognised.sum()),
         "left_out": _left_out(predictions),
+        "typicality": read.look.facts,
         "mpp": predictions.slide_mpp,
         "mpp_source": predictions.facts["mpp_source"],
         "warnings": list(read.warnings),
@@ -646,6 +651,7 @@ def _write(work: _Work, slide: Slide, read: _Read, result: dict[str, Any], folde
                 fields=read.fields,
                 field_mpp=read.field_mpp,
                 quality=result["left_out"],
+                typicality=result["typicality"],
                 warnings=read.warnings,
                 facts=work.bundle.facts,
                 triage=result["triage"],

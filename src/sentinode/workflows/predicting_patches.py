@@ -2,6 +2,7 @@
 
 import hashlib
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from sentinode.models.runtime import Recogniser, open_recogniser
 from sentinode.report.patches_page import PatchesView, write_patches_page
 from sentinode.slides.naming import is_slide_name
 from sentinode.storage import whole_files
+from sentinode.workflows.refusing import Gate, gate_of, patch_refusals
 from sentinode.workflows.trail import TRAIL, require_unchanged, trail_file, write_trail
 
 __all__ = ["PatchRun", "find_patches", "predict_patches"]
@@ -47,6 +49,8 @@ class _Found(NamedTuple):
     proba: NDArray[np.float64]  # (n, k)
     colours: NDArray[np.float32]  # (m, 17): of some of them, `stain_statistics`
     failures: dict[str, str]
+    flag: NDArray[np.str_]  # (n,): what the gate says of each
+    distance: NDArray[np.float32]  # (n, 2): from the training images; NaN for what has a flag
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +60,8 @@ class PatchRun:
     Parameters
     ----------
     frame : DataFrame
-        ``path, prob_<class> ..., called``: a row a patch that was recognised, in the order of the input.
+        ``path, prob_<class> ..., called, typicality, refused``: a row a patch that was read, in the order of the input.
+        Of one that was refused the probabilities are NaN, it is called ``"refused"``, and the last column says why.
     failures : dict of str to str
         File -> why it has no result.
     warnings : tuple of str
@@ -69,6 +74,11 @@ class PatchRun:
     failures: dict[str, str]
     warnings: tuple[str, ...]
     bundle: Bundle
+
+    @property
+    def n_refused(self) -> int:
+        """Patches that are nonsense, or unlike the training images in structure."""
+        return int((self.frame["refused"] != "").sum())
 
     @property
     def n_suspicious(self) -> int:
@@ -87,7 +97,8 @@ class PatchRun:
             "model": self.bundle.digest,
             "n_patches": len(self.frame),
             "n_suspicious": self.n_suspicious,
-            "patches": self.frame.to_dict(orient="records"),
+            "n_refused": self.n_refused,
+            "patches": self.frame.astype(object).where(self.frame.notna(), None).to_dict(orient="records"),
             "warnings": list(self.warnings),
             "failures": self.failures,
         }
@@ -119,6 +130,7 @@ def predict_patches(
     *,
     mpp: float | None = None,
     precision: Literal["auto", "float32"] = "auto",
+    allow_atypical: bool = False,
     trail: Path | str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> PatchRun:
@@ -136,6 +148,9 @@ def predict_patches(
         Micrometres a pixel of the patches; refused where the model was trained at another one.
     precision : {"auto", "float32"}
         Whether the model may be computed in bf16 where the CPU does that.
+    allow_atypical : bool
+        Whether patches that are unlike the training images in structure are recognised all the same, at one's own
+        risk. Nonsense (glass, noise, another stain) stays refused.
     trail : Path or str, optional
         The audit trail, which gets a line a run; left out, that of ``SENTINODE_TRAIL``, else ``OUT/trail.jsonl``.
     on_progress : callable, optional
@@ -167,19 +182,34 @@ def predict_patches(
     size = (bundle.facts.tile.height, bundle.facts.tile.width)
     with ExitStack() as stack:
         readers = {root: stack.enter_context(PatchReader(root)) for root in {one.root for one in patches}}
-        found = _recognise(patches, size, readers, recogniser, on_progress or (lambda _done, _total: None))
-        warning = unlike_training(bundle.typicality(), found.colours)
-        run = PatchRun(_frame(found, bundle), found.failures, (warning,) if warning else (), bundle)
+        gate = gate_of(bundle)
+        found = _recognise(patches, size, readers, (gate, recogniser), on_progress or (lambda _done, _total: None))
+        p_values = gate.p_values(found.distance)
+        why = patch_refusals(found.flag, p_values, allow=allow_atypical)
+        frame = _frame(found, bundle, p_values[:, 0], why)
+        run = PatchRun(frame, found.failures, _warnings(bundle, gate, found, why), bundle)
         _write(run, found, readers, out)
-    write_trail(file, "predict", [_trail_event(run, inputs, precision)])
+    options = {"precision": precision, "allow_atypical": allow_atypical}
+    write_trail(file, "predict", [_trail_event(run, inputs, options)])
     return run
 
 
-def _trail_event(run: PatchRun, inputs: Sequence[Path | str], precision: str) -> dict[str, Any]:
+def _warnings(bundle: Bundle, gate: Gate, found: _Found, why: NDArray[np.str_]) -> tuple[str, ...]:
+    n = int((why != "").sum())
+    refused = f"{n:,} of {len(why):,} patches are refused: patches.csv says why of each." if n else ""
+    look = gate.look(found.flag, found.distance, allow=True, what="patches")
+    colours = unlike_training(bundle.typicality(), found.colours) if look.level == "unknown" else ""
+    whole = f"Refused as a whole: {look.refusal}." if look.refusal else ""
+    return tuple(filter(None, (whole, refused, look.warning, colours)))
+
+
+def _trail_event(run: PatchRun, inputs: Sequence[Path | str], options: dict[str, Any]) -> dict[str, Any]:
     verdict = f"{run.n_suspicious} of {len(run.frame)} patches suspicious, {len(run.failures)} failed"
+    if run.n_refused:
+        verdict += f", {run.n_refused} refused"
     return {
         "model": run.bundle.digest,
-        "options": {"precision": precision},
+        "options": options,
         "patches": {"inputs": [Path(one).name for one in inputs], "answers": _digest(run.frame)},
         "verdict": verdict,
     }
@@ -243,12 +273,14 @@ def _recognise(
     patches: Sequence[_Patch],
     size: tuple[int, int],
     readers: dict[Path, PatchReader],
-    recogniser: Recogniser,
+    model: tuple[Gate, Recogniser],
     on_progress: Callable[[int, int], None],
 ) -> _Found:
     kept: list[_Patch] = []
     proba: list[NDArray[np.float64]] = []
     colours: list[NDArray[np.float32]] = []
+    looks: list[tuple[NDArray[np.str_], NDArray[np.float32]]] = []
+    (gate, recogniser), judge = model, model[0].judge(None)
     failures: dict[str, str] = {}
     step = max(1, len(patches) // LOOKED_AT)
     for begin in range(0, len(patches), BATCH):
@@ -262,12 +294,15 @@ def _recognise(
             pixels = np.stack([image for _, image in batch])
             proba.append(recogniser.predict_proba(pixels).astype(np.float64))
             colours.append(stain_statistics(pixels[:: min(step, len(pixels))]))
+            looks.append((judge(pixels), gate.measure(pixels)))
             kept += [one for one, _ in batch]
         on_progress(min(begin + BATCH, len(patches)), len(patches))
     if not kept:
         first = next(iter(failures.values()))
         raise ManifestError(f"none of {len(patches)} patches could be read; the first: {first}")
-    return _Found(kept, np.concatenate(proba), np.concatenate(colours), failures)
+    flag, distance = np.concatenate([one for one, _ in looks]), np.concatenate([one for _, one in looks])
+    distance[flag != ""] = np.nan
+    return _Found(kept, np.concatenate(proba), np.concatenate(colours), failures, flag, distance)
 
 
 def _read(reader: PatchReader, patch: _Patch, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -278,18 +313,21 @@ def _read(reader: PatchReader, patch: _Patch, size: tuple[int, int]) -> NDArray[
     return pixels
 
 
-def _frame(found: _Found, bundle: Bundle) -> pd.DataFrame:
-    classes = np.array(bundle.facts.classes)
-    columns = {f"prob_{name}": found.proba[:, place].round(6) for place, name in enumerate(bundle.facts.classes)}
-    called = classes[found.proba.argmax(axis=1)]
-    return pd.DataFrame({"path": [one.name for one in found.patches], **columns, "called": called})
+def _frame(found: _Found, bundle: Bundle, typicality: NDArray[np.float32], refused: NDArray[np.str_]) -> pd.DataFrame:
+    classes, fit = np.array(bundle.facts.classes), refused == ""
+    proba = np.where(fit[:, None], found.proba, np.nan)
+    columns = {f"prob_{name}": proba[:, place].round(6) for place, name in enumerate(bundle.facts.classes)}
+    called = np.where(fit, classes[found.proba.argmax(axis=1)], "refused")
+    looks = {"typicality": typicality.astype(np.float64).round(4), "refused": refused}
+    return pd.DataFrame({"path": [one.name for one in found.patches], **columns, "called": called, **looks})
 
 
 def _write(run: PatchRun, found: _Found, readers: dict[Path, PatchReader], out: Path) -> None:
-    proba = found.proba[:, -1]
+    rows = np.flatnonzero(run.frame["refused"].to_numpy() == "")
+    proba = found.proba[rows, -1]
 
     def shown(order: NDArray[np.int64]) -> tuple[tuple[NDArray[np.uint8], str, float], ...]:
-        chosen = [(found.patches[row], float(proba[row])) for row in order.tolist()]
+        chosen = [(found.patches[rows[place]], float(proba[place])) for place in order.tolist()]
         return tuple((readers[one.root].read(one.path).pixels, one.path, value) for one, value in chosen)
 
     tile = run.bundle.facts.tile
@@ -300,6 +338,7 @@ def _write(run: PatchRun, found: _Found, readers: dict[Path, PatchReader], out: 
         unsure=shown(np.argsort(np.abs(proba - 0.5), kind="stable")[:UNSURE]),
         warnings=run.warnings,
         failures=run.failures,
+        refused=Counter(one for one in run.frame["refused"] if one),
         facts=run.bundle.facts,
         footer={"model": f"{run.bundle.facts.algorithm}, {run.bundle.digest}", "resolution taken for granted": taken},
     )

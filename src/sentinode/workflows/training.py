@@ -39,6 +39,7 @@ from sentinode.evaluation.typicality import evenly, fit_typicality
 from sentinode.models.bundle import (
     ESTIMATOR_FILE,
     GRAPH_FILE,
+    KNOWN_TILES_FILE,
     TYPICALITY_FILE,
     Bundle,
     BundleFacts,
@@ -49,6 +50,7 @@ from sentinode.models.bundle import (
     TileFacts,
     Value,
     image_digest,
+    known_tiles_json,
     patient_digest,
     require_free,
     typicality_json,
@@ -60,6 +62,7 @@ from sentinode.models.runtime import open_recogniser
 from sentinode.storage import whole_file
 from sentinode.study.measure import versions
 from sentinode.workflows.evaluating import measure_predictions, measure_reliability, seen_slides
+from sentinode.workflows.refusing import fit_known_tiles
 from sentinode.workflows.triaging import promise_facts, require_promise, slide_cases
 
 __all__ = [
@@ -492,10 +495,12 @@ def _typicality(table: Manifest, pixels: NDArray[np.uint8], split: Split) -> dic
     if pixels.ndim == 3:  # features have no colours
         return {}
     # Of many images some, spread evenly: thousands say no more of the colours than two thousand.
-    rows = split.train[evenly(len(split.train), MOST_LOOKED_AT)]
-    parts = [stain_statistics(np.asarray(pixels[part])) for part in np.array_split(rows, max(1, len(rows) // 64))]
-    found = fit_typicality(np.concatenate(parts), table.groups[rows])
-    return {} if found is None else {TYPICALITY_FILE: typicality_json(found)}
+    rows, groups = split.train[evenly(len(split.train), MOST_LOOKED_AT)], table.groups
+    parts = np.array_split(rows, max(1, len(rows) // 64))
+    found = fit_typicality(np.concatenate([stain_statistics(np.asarray(pixels[part])) for part in parts]), groups[rows])
+    known = fit_known_tiles((np.asarray(pixels[part]) for part in parts), groups[rows])
+    files = {KNOWN_TILES_FILE: known_tiles_json(known)}
+    return files if found is None else {**files, TYPICALITY_FILE: typicality_json(found)}
 
 
 _COLUMNS = ["stage", "epoch", "loss", "stop_loss", "stop_auc", "seconds"]
