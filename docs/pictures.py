@@ -21,13 +21,14 @@ from PIL import Image, ImageDraw
 
 from sentinode.inference.predictions import TilePredictions, read_predictions
 from sentinode.inference.summary import suspicious_fields
-from sentinode.models.bundle import patient_digest
+from sentinode.models.bundle import Bundle, patient_digest
 from sentinode.phantom.cohort import CohortPlan, draw_cohort
 from sentinode.report.heatmap import colour_scale
 from sentinode.report.study_page import accuracy_drawing
 from sentinode.slides.annotations import read_annotations
 from sentinode.slides.slide import open_slide
 from sentinode.workflows.demo import SMALL_PAPER_CNN
+from sentinode.workflows.explaining import explain
 from sentinode.workflows.phantom_slides import SlidePreset, write_phantom_slides
 from sentinode.workflows.phantoms import draw_phantom_patches
 from sentinode.workflows.predicting import FIELD_MPP, FIELD_UM, predict_slides
@@ -94,6 +95,7 @@ def _recognised(folder: Path) -> None:
     _beside_the_truth(paths[shown], drawings / f"{shown}.xml", answer / "heatmap.png").save(OUT / "heatmap.png")
     Image.fromarray(tifffile.imread(answer / "overlay.tif", key=0)).save(OUT / "overlay.png")
     _gallery(paths[shown], predictions).save(OUT / "gallery.png")
+    _explained(paths[shown], model, predictions, folder / "explained").save(OUT / "explain.png")
 
 
 def _beside_the_truth(path: Path, drawing: Path, heatmap: Path) -> Image.Image:
@@ -111,6 +113,19 @@ def _beside_the_truth(path: Path, drawing: Path, heatmap: Path) -> Image.Image:
     sheet = Image.new("RGB", (2 * left.width + 8, left.height + scale.height + 8), "white")
     for part, place in ((left, (0, 0)), (right, (left.width + 8, 0)), (scale, (left.width + 8, left.height + 8))):
         sheet.paste(part, place)
+    return sheet
+
+
+def _explained(path: Path, model: Bundle, predictions: TilePredictions, out: Path) -> Image.Image:
+    # The most suspicious tile and its maps, side by side.
+    x, y, width, height = predictions.boxes[int(np.nanargmax(predictions.positive))].tolist()
+    found = explain(path, model, out, (x + width / 2, y + height / 2))
+    names = ["tile", *(one.method.lower().replace(" ", "-") for one in found.maps)]
+    sheet = Image.new("RGB", (len(names) * (FIELD_PX + 8) - 8, FIELD_PX), "white")
+    for place, name in enumerate(names):
+        with Image.open(out / f"{name}.png") as image:
+            large = image.convert("RGB").resize((FIELD_PX, FIELD_PX), Image.Resampling.NEAREST)
+        sheet.paste(large, (place * (FIELD_PX + 8), 0))
     return sheet
 
 

@@ -505,6 +505,33 @@ def predict(  # noqa: PLR0913 - the options of a command
     raise typer.Exit(code=int(bool(run.failures)))
 
 
+@app.command(epilog="Example: sentinode explain slide.svs --at 12034,5120 --model model --out explained")
+def explain(
+    image: Annotated[Path, _path_argument(help="A patch; with --at, a slide.")],
+    *,
+    model: Annotated[Path, _path_option(help="The folder that sentinode train wrote.")],
+    out: Annotated[Path, _path_option(help="The folder to write.")],
+    at: Annotated[
+        str | None, typer.Option(metavar="X,Y", help="Centre of the tile on the slide, in level-0 pixels.")
+    ] = None,
+    mpp: Annotated[float | None, typer.Option(help="Micrometres a pixel of the slide, where it does not say.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look into one tile: where the answer comes from, and what each layer of the network made of it."""
+    from sentinode.slides.resolution import MppWish
+    from sentinode.terminal import print_explanation, print_json, progress
+    from sentinode.workflows.explaining import explain as look_into
+    from sentinode.workflows.explaining import parse_place
+
+    place = None if at is None else parse_place(at)
+    with progress("asking the model") as advance:
+        found = look_into(image, model, out, place, MppWish(mpp), advance)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_explanation(found.to_json(), out)
+
+
 @app.command(epilog="Example: sentinode triage others.csv --model model --prevalence 0.2 --out triage")
 def triage(  # noqa: PLR0913 - the options of a command
     manifest: Annotated[

@@ -48,6 +48,7 @@ __all__ = [
     "print_description",
     "print_drift",
     "print_evaluation",
+    "print_explanation",
     "print_json",
     "print_manifest",
     "print_patches",
@@ -422,6 +423,27 @@ def print_bench(found: "Bench") -> None:
 
 def _ratio_with_spread(ratios: Sequence[float]) -> str:
     return f"{statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
+
+
+def print_explanation(found: Mapping[str, Any], out: Path) -> None:
+    """Print what a model answers for a tile, and whether its maps can be read.
+
+    Parameters
+    ----------
+    found : mapping
+        Of `sentinode.workflows.explaining.Explanation.to_json`.
+    out : Path
+        Where the page is.
+    """
+    lines = [f"{name}: {value:.3f}" for name, value in found["proba"].items()]
+    for one in found["maps"]:
+        alike = one["alike_with_shuffled_weights"]
+        told = "" if alike is None else f"; {alike:.2f} alike with shuffled weights"
+        lines.append(f"{one['method']}: {one['note']}{told}")
+    lines += [f"not shown: {one}" for one in found["missing"]]
+    lines.append(f"open {out / 'explain.html'}. Research use only")
+    for line in lines:
+        console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_profile(results: "Sequence[Mapping[str, Any]]") -> None:

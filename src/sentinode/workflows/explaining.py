@@ -1,0 +1,253 @@
+"""One tile, looked into: where a model's answer comes from, as a page, pictures and numbers."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sentinode._version import __version__
+from sentinode.data.patches import PatchReader
+from sentinode.errors import ExportError, MissingExtra, ModelError, PlanError
+from sentinode.geometry import Box, Size
+from sentinode.models.bundle import GRAPH_FILE, Bundle, read_bundle
+from sentinode.models.explaining import NetworkExplanation, SaliencyMap, explain_network, occlusion_map
+from sentinode.models.runtime import Recogniser, open_recogniser
+from sentinode.report.explain_page import ExplainView, map_over_tile, write_explain_page
+from sentinode.slides.resolution import MppWish
+from sentinode.slides.slide import open_slide
+from sentinode.storage import whole_folder
+
+__all__ = ["Explanation", "explain", "parse_place"]
+
+PAGE = "explain.html"
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What was found.
+
+    Parameters
+    ----------
+    name : str
+        Of the tile.
+    tile : (h, w, 3) uint8
+        As the model takes it.
+    classes : tuple of str
+        Of the model; the last is the one that is asked about.
+    proba : (k,) float32
+        What the model answers.
+    maps : tuple of SaliencyMap
+        Where it looks.
+    network : NetworkExplanation or None
+        Its layers; None where they cannot be shown.
+    missing : tuple of str
+        What cannot be shown, and why.
+    """
+
+    name: str
+    tile: NDArray[np.uint8]
+    classes: tuple[str, ...]
+    proba: NDArray[np.float32]
+    maps: tuple[SaliencyMap, ...]
+    network: NetworkExplanation | None
+    missing: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Hand it over as plain values.
+
+        Returns
+        -------
+        dict
+            Probabilities, and of each map its note and its likeness with shuffled weights; not the maps themselves.
+        """
+        maps = [
+            {
+                "method": one.method,
+                "note": one.note,
+                "alike_with_shuffled_weights": None if math.isnan(one.alike) else round(one.alike, 4),
+                "least": float(one.values.min()),
+                "greatest": float(one.values.max()),
+            }
+            for one in self.maps
+        ]
+        return {
+            "tile": self.name,
+            "proba": dict(zip(self.classes, self.proba.tolist(), strict=True)),
+            "maps": maps,
+            "missing": list(self.missing),
+        }
+
+
+def explain(
+    path: Path | str,
+    model: Path | str | Bundle,
+    out: Path | str,
+    at: tuple[float, float] | None = None,
+    mpp: MppWish | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Explanation:
+    """Look into what a model makes of one tile, and write ``explain.html``, ``explain.json`` and a PNG a map.
+
+    Parameters
+    ----------
+    path : Path or str
+        A patch; or, with `at`, a slide.
+    model : Path, str or Bundle
+        A bundle, or its folder.
+    out : Path or str
+        The folder to write; must not be there yet.
+    at : (x, y), optional
+        Centre of the tile in level-0 pixels of the slide.
+    mpp : MppWish, optional
+        What is known of the slide's resolution beside its file.
+    on_progress : callable, optional
+        Called with the number of maps done and their total.
+
+    Returns
+    -------
+    Explanation
+        As written.
+
+    Raises
+    ------
+    ManifestError
+        If the patch cannot be read.
+    SlideError
+        If the slide cannot be read.
+    PlanError
+        If the patch is smaller than the model's tiles, or the place lies beyond the slide.
+    ModelError
+        If the bundle cannot be read, or takes features.
+    ExportError
+        If `out` is there, or cannot be written.
+    """
+    # ManifestError and SlideError are the readers'.
+    path, out = Path(path), Path(out)
+    bundle = model if isinstance(model, Bundle) else read_bundle(model)
+    tile, facts = bundle.facts.tile, bundle.facts
+    if tile.height == 1:
+        raise ModelError(f"{bundle.folder}: takes features of an encoder, and no image that could be explained")
+    if out.exists():
+        raise ExportError(f"{out}: is there already; choose another --out")
+    notes: list[str] = []
+    if at is None:
+        name, pixels = path.name, _patch(path, Size(tile.width, tile.height), notes)
+    else:
+        name, pixels = f"{path.name} at {at[0]:g}, {at[1]:g}", _of_slide(path, bundle, at, mpp or MppWish())
+    recogniser = open_recogniser(bundle)
+    proba = recogniser.predict_proba(pixels[None])[0]
+    network, maps, missing = _looked_into(bundle, recogniser, pixels, on_progress)
+    found = Explanation(name, pixels, facts.classes, proba, maps, network, missing)
+    view = ExplainView(
+        name=name,
+        tile=pixels,
+        proba=proba,
+        maps=maps,
+        network=network,
+        missing=missing,
+        notes=tuple(notes),
+        facts=facts,
+        footer={"tile": name, "model": f"{facts.algorithm}, {bundle.digest}", "Sentinode": __version__},
+    )
+    _write(view, found, out)
+    return found
+
+
+def parse_place(text: str) -> tuple[float, float]:
+    """Read a place from a command line.
+
+    Parameters
+    ----------
+    text : str
+        ``X,Y``.
+
+    Returns
+    -------
+    (x, y)
+        In level-0 pixels.
+
+    Raises
+    ------
+    PlanError
+        If it is not two numbers.
+
+    Examples
+    --------
+    >>> parse_place("12034,5120.5")
+    (12034.0, 5120.5)
+    """
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise PlanError(f"--at {text}: write two numbers, e.g. --at 12034,5120") from error
+    return x, y
+
+
+def _patch(path: Path, size: Size, notes: list[str]) -> NDArray[np.uint8]:
+    with PatchReader(path.parent) as reader:
+        pixels = reader.read(path.name).pixels
+    height, width = pixels.shape[:2]
+    if height < size.height or width < size.width:
+        raise PlanError(
+            f"{path}: has {width} x {height} px, and the model takes {size.width} x {size.height}; give a larger "
+            "image, or a slide and --at X,Y"
+        )
+    if (height, width) == size.shape:
+        return pixels
+    notes.append(f"The image has {width} x {height} px; shown is its middle, {size.width} x {size.height}, as it is.")
+    y, x = (height - size.height) // 2, (width - size.width) // 2
+    return np.ascontiguousarray(pixels[y : y + size.height, x : x + size.width])
+
+
+def _of_slide(path: Path, bundle: Bundle, at: tuple[float, float], mpp: MppWish) -> NDArray[np.uint8]:
+    tile_mpp, side = bundle.mpp_of_tiles(), bundle.facts.tile.width
+    with open_slide(path, mpp) as slide:
+        scale, size = slide.info.scale, slide.info.size
+        if not (0 <= at[0] < size.width and 0 <= at[1] < size.height):
+            raise PlanError(f"{path}: has {size.width} x {size.height} px; {at[0]:g}, {at[1]:g} lies beyond")
+        extent = max(1, round(side * tile_mpp / scale.mpp))
+        corner = (round(at[0] - extent / 2), round(at[1] - extent / 2))
+        return slide.read_pixels(Box(*corner, extent, extent), Size(side, side))
+
+
+def _looked_into(
+    bundle: Bundle, recogniser: Recogniser, tile: NDArray[np.uint8], on_progress: Callable[[int, int], None] | None
+) -> tuple[NetworkExplanation | None, tuple[SaliencyMap, ...], tuple[str, ...]]:
+    facts = bundle.facts
+    why = f"layers, Grad-CAM and integrated gradients: {facts.algorithm} is no network"
+    if GRAPH_FILE in bundle.files:
+        code = facts.columns.index(facts.positive)
+        raw = open_recogniser(bundle, calibrated=False).predict_proba(tile[None])[0]
+        expected = np.array([raw[facts.classes.index(name)] for name in facts.columns], dtype=np.float32)
+        try:
+            network = explain_network(
+                bundle.folder / GRAPH_FILE, tile, code, expected, facts.seed, on_progress=on_progress
+            )
+        except MissingExtra as error:
+            why = f"layers, Grad-CAM and integrated gradients: {error}"
+        else:
+            return network, network.maps, network.missing
+    last = len(facts.classes) - 1
+    values = occlusion_map(recogniser.predict_proba, tile, last)
+    note = "what the probability loses where the tile is covered"
+    return None, (SaliencyMap("occlusion", values, note=note),), (why,)
+
+
+def _write(view: ExplainView, found: Explanation, out: Path) -> None:
+    try:
+        with whole_folder(out) as part:
+            write_explain_page(view, part / PAGE)
+            content = json.dumps(found.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+            (part / "explain.json").write_text(content + "\n", encoding="utf-8")
+            Image.fromarray(found.tile).save(part / "tile.png")
+            for one in found.maps:
+                name = one.method.lower().replace(" ", "-")
+                Image.fromarray(map_over_tile(found.tile, one.values)).save(part / f"{name}.png")
+    except OSError as error:
+        raise ExportError(f"{out}: cannot be written ({error.strerror or error}); choose another --out") from error
