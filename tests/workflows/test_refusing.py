@@ -185,9 +185,10 @@ class TestSlides:
             assert one["typicality"]["verdict"] == "atypical"
             if allow:
                 assert "refused" not in one["verdict"]
-                assert "taken all the same" in one["warnings"][0]
+                assert "and recognised all the same" in one["warnings"][0]
             else:
-                assert one["verdict"].startswith("refused: its structure is unlike anything that the model has seen")
+                assert "tissue tiles are unlike the training images in structure" in one["verdict"]
+                assert one["verdict"].startswith("refused: ")
                 assert "--allow-atypical" in one["verdict"]
         assert [event.stored for event in told if isinstance(event, SlideDone)] == [False, False, True]
         assert [one["options"]["allow_atypical"] for one in _trail(tmp_path / "out")] == [False, True, True]

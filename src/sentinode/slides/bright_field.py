@@ -28,7 +28,7 @@ FINDINGS: Mapping[str, str] = MappingProxyType({
     "brown": "brown, as of an immunostain (DAB), and not haematoxylin and eosin",
     "green": "green absorbed least, as in inverted colours, and not haematoxylin and eosin",
     "blue": "blue, and not haematoxylin and eosin",
-    "no eosin": "nowhere as pink as haematoxylin alone, so without eosin",
+    "no eosin": "nowhere as pink as haematoxylin alone: an immunostain, or no eosin",
 })
 """What a tile may be instead -> in words."""
 

@@ -174,22 +174,23 @@ class Gate:
             "atypical": round(unlike, 4),
             "atypical_structure": round(otherwise, 4),
         }
+        usual = f"about {100 * ATYPICAL:.0f} % would be usual"
         told = (
-            f"{100 * unlike:.0f} % of its {what} are unlike the training images, {100 * otherwise:.0f} % in structure "
-            f"(about {100 * ATYPICAL:.0f} % would be usual); p = {p:.2g} among {m} training patients"
+            f"{100 * unlike:.0f} % of its {what} are unlike the training images, {100 * otherwise:.0f} % in structure"
         )
         if otherwise > MOST:
             facts["verdict"] = "atypical"
             if not allow:
-                why = f"its structure is unlike anything that the model has seen: {told}. Another resolution or organ, "
-                why += "blur, or no tissue at all? --allow-atypical goes on at your own risk"
+                why = f"{100 * otherwise:.0f} % of its {what} are unlike the training images in structure ({usual}): "
+                why += "another resolution, blur, or other tissue; --allow-atypical goes on at your own risk"
                 return SlideLook("atypical", why, "", facts)
-            return SlideLook("atypical", "", f"Unlike what the model was trained on, and taken all the same: {told}. "
-                             "The verdict means nothing that was measured.", facts)  # fmt: skip
+            warning = f"Unlike what the model was trained on, and recognised all the same: {told} ({usual}). "
+            return SlideLook("atypical", "", warning + "Nobody measured what the verdict is worth here.", facts)
         if p <= least * 1.001:
             facts["verdict"] = "unusual"
             warning = (
-                f"Unlike what the model was trained on: {told}, the least that it can be. "
+                f"Unlike what the model was trained on: {told} ({usual}); further away than each of its {m} training "
+                "patients is from the others. "
                 "Another stain, scanner or organ: do not rely on the verdict."
             )
             return SlideLook("unusual", "", warning, facts)
