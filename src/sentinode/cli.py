@@ -377,6 +377,9 @@ def evaluate(  # noqa: PLR0913 - the options of a command
     classes: Annotated[
         list[str] | None, typer.Option("--class", help="--froc: a drawn name and its class, e.g. Tumor=tumour.")
     ] = None,
+    allow_atypical: Annotated[
+        bool, typer.Option("--allow-atypical", help="--froc: measure slides that are unlike the training's, too.")
+    ] = False,
     mask_value: Annotated[int | None, typer.Option(help="--froc: the value of tumour in the masks.")] = None,
     radius: Annotated[float, typer.Option(help="--froc: micrometres around a detection without another.")] = 187.0,
     out: Annotated[
@@ -401,6 +404,7 @@ def evaluate(  # noqa: PLR0913 - the options of a command
             (mpp, mpp_table),
             mask_value=mask_value,
             no_truth_is_normal=no_truth_is_normal,
+            allow_atypical=allow_atypical,
             radius_um=radius,
         )
         _evaluate_slides(inputs, model, wish, out, as_json=as_json)

@@ -8,7 +8,9 @@ import pytest
 import tifffile
 from PIL import Image
 from scipy import ndimage
+from typer.testing import CliRunner
 
+from sentinode.cli import app
 from sentinode.data.manifest import Manifest, Provenance, write_manifest
 from sentinode.errors import ModelError
 from sentinode.inference.predictions import read_predictions
@@ -192,6 +194,23 @@ class TestSlides:
                 assert "--allow-atypical" in one["verdict"]
         assert [event.stored for event in told if isinstance(event, SlideDone)] == [False, False, True]
         assert [one["options"]["allow_atypical"] for one in _trail(tmp_path / "out")] == [False, True, True]
+
+    def test_evaluate_measures_a_slide_of_another_structure_only_where_it_is_allowed(self, model, drawn, new, tmp_path):
+        for name in ("slides", "truth"):
+            (tmp_path / name).mkdir()
+        coarse = new[:, ::4, ::4].repeat(4, axis=1).repeat(4, axis=2)  # sharp edges: no blur
+        as_slide(tmp_path / "slides" / "blocks.tif", coarse)
+        as_slide(tmp_path / "slides" / "same.tif", np.repeat(drawn[-1], 3, axis=0))
+        (tmp_path / "slides.csv").write_text("slide_id,patient_id,label\nblocks,x,normal\nsame,y,normal\n")
+        known = ["--model", str(model.folder), "--froc", "--truth", str(tmp_path / "truth")]
+        known += ["--slides", str(tmp_path / "slides.csv"), "--out", str(tmp_path / "out"), "--json"]
+        counts = {}
+        for more in ([], ["--allow-atypical"]):
+            done = CliRunner().invoke(app, ["evaluate", str(tmp_path / "slides"), *known, *more])
+            told = json.loads(done.stdout)
+            assert "in structure" in str(told["failures"]) or more
+            counts[bool(more)] = len(told["slides"]), len(told["failures"])
+        assert counts == {False: (1, 1), True: (2, 0)}
 
     def test_a_model_of_an_older_sentinode_is_read_and_keeps_the_rules(self, model, new, tmp_path):
         older = {name: (model.folder / name).read_bytes() for name in model.files if name in OLDER}

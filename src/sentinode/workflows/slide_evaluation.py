@@ -201,6 +201,7 @@ def slide_evaluation_wish(
     *,
     mask_value: int | None = None,
     no_truth_is_normal: bool = False,
+    allow_atypical: bool = False,
     radius_um: float = RADIUS_UM,
 ) -> SlideEvaluationWish:
     """Gather what a command line says.
@@ -213,6 +214,8 @@ def slide_evaluation_wish(
         ``name=class``.
     mpp : (float or None, Path or None)
         As in `mpp_wish`.
+    allow_atypical : bool
+        As in `PredictionWish`.
 
     Returns
     -------
@@ -233,7 +236,7 @@ def slide_evaluation_wish(
         raise PlanError("--froc needs --truth DIR: the folder with the drawings or masks of the slides")
     named = parse_classes(classes) if classes else None
     known = TruthWish(truth, named, mask_value, no_truth_is_normal=no_truth_is_normal)
-    return SlideEvaluationWish(known, slides, radius_um, PredictionWish(mpp_wish(*mpp)))
+    return SlideEvaluationWish(known, slides, radius_um, PredictionWish(mpp_wish(*mpp), allow_atypical=allow_atypical))
 
 
 def evaluate_slides(
