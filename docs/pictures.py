@@ -117,8 +117,8 @@ def _beside_the_truth(path: Path, drawing: Path, heatmap: Path) -> Image.Image:
 
 
 def _explained(path: Path, model: Bundle, predictions: TilePredictions, out: Path) -> Image.Image:
-    # The most suspicious tile and its maps, side by side.
-    x, y, width, height = predictions.boxes[int(np.nanargmax(predictions.positive))].tolist()
+    # A tile that the network is in doubt of, and its maps, side by side.
+    x, y, width, height = predictions.boxes[int(np.nanargmin(np.abs(predictions.positive - 0.25)))].tolist()
     found = explain(path, model, out, (x + width / 2, y + height / 2))
     names = ["tile", *(one.method.lower().replace(" ", "-") for one in found.maps)]
     sheet = Image.new("RGB", (len(names) * (FIELD_PX + 8) - 8, FIELD_PX), "white")

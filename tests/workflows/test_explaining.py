@@ -11,7 +11,7 @@ from sentinode.cli import app
 from sentinode.data.manifest import write_manifest
 from sentinode.errors import ExportError, ManifestError, ModelError, PlanError
 from sentinode.models.bundle import GRAPH_FILE
-from sentinode.models.explaining import SaliencyMap, alikeness, explain_network, occlusion_map
+from sentinode.models.explaining import SaliencyMap, alikeness, explain_network, log_odds_of, occlusion_map
 from sentinode.models.runtime import open_recogniser
 from sentinode.report.explain_page import ExplainView, map_over_tile, write_explain_page
 from sentinode.slides.resolution import MppWish
@@ -207,7 +207,7 @@ def test_occlusion_sees_only_where_a_recogniser_looks_and_covers_every_pixel():
 
     tile = np.zeros((24, 24, 3), np.uint8)
     tile[16:, :8] = 255
-    found = occlusion_map(corner, tile, 1)
+    found = occlusion_map(log_odds_of(corner, 1), tile)
     assert found[16:, :8].min() > 0
     assert found[:12].max() == 0
     shown = map_over_tile(np.full_like(tile, 200), found)

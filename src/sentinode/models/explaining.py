@@ -25,10 +25,22 @@ if TYPE_CHECKING:
 
     from sentinode.models.differentiable import DifferentiableGraph
 
-__all__ = ["LayerView", "NetworkExplanation", "SaliencyMap", "alikeness", "explain_network", "occlusion_map"]
+__all__ = [
+    "OCCLUDED",
+    "LayerView",
+    "NetworkExplanation",
+    "SaliencyMap",
+    "alikeness",
+    "explain_network",
+    "log_odds_of",
+    "occlusion_map",
+]
 
 Floats = NDArray[np.float32]
 Recognise = Callable[[NDArray[np.uint8]], Floats]
+LogOdds = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
+
+OCCLUDED = "what the log odds lose where the tile is covered"
 
 WINDOW_SHARE = 6
 """A tile is covered by squares of a sixth of its side, half a square apart."""
@@ -58,8 +70,7 @@ class SaliencyMap:
     method : {"occlusion", "Grad-CAM", "integrated gradients"}
         How it was made.
     values : (h, w) float32
-        Of each pixel of the tile; positive speaks for the class, negative against it. Occlusion: what the probability
-        loses where the tile is covered. The others: of the log odds.
+        Of each pixel of the tile; positive speaks for the class, negative against it; of the log odds.
     alike : float
         Spearman's correlation of the sizes with those of the same network with shuffled weights: near 1, the map does
         not depend on what was learned. NaN where there are no weights to shuffle.
@@ -121,17 +132,17 @@ class NetworkExplanation:
     missing: tuple[str, ...] = field(default=())
 
 
-def occlusion_map(recognise: Recognise, tile: NDArray[np.uint8], code: int, window: int | None = None) -> Floats:
-    """Cover the tile place by place with its mean colour, and see what the probability loses.
+def occlusion_map(log_odds: LogOdds, tile: NDArray[np.uint8], window: int | None = None) -> Floats:
+    """Cover the tile place by place with its mean colour, and see what the log odds lose.
+
+    A probability of 0.999 hardly moves whatever is covered; its log odds do.
 
     Parameters
     ----------
-    recognise : callable
-        (n, h, w, 3) uint8 -> (n, k) float32.
+    log_odds : callable
+        (n, h, w, 3) uint8 -> (n,) float, of the class that is asked about.
     tile : (h, w, 3) uint8
         The tile.
-    code : int
-        Column of the class.
     window : int, optional
         Side of the cover in pixels; left out, a sixth of the tile's.
 
@@ -143,13 +154,12 @@ def occlusion_map(recognise: Recognise, tile: NDArray[np.uint8], code: int, wind
     Examples
     --------
     >>> def bright(tiles):  # looks at the upper left quarter only
-    ...     p = tiles[:, :8, :8].mean(axis=(1, 2, 3)) / 255
-    ...     return np.stack([1 - p, p], axis=1)
+    ...     return tiles[:, :8, :8].mean(axis=(1, 2, 3))
     >>> tile = np.zeros((16, 16, 3), np.uint8)
     >>> tile[:8, :8] = 200
-    >>> found = occlusion_map(bright, tile, 1, window=4)
-    >>> bool(found[:8, :8].mean() > 0.01), bool(abs(found[12:]).max() < 1e-6)
-    (True, True)
+    >>> found = occlusion_map(bright, tile, window=4)
+    >>> bool(found[:8, :8].mean() > 1), float(abs(found[12:]).max())
+    (True, 0.0)
     """
     height, width = tile.shape[:2]
     side = max(1, min(height, width) // WINDOW_SHARE if window is None else window)
@@ -158,13 +168,36 @@ def occlusion_map(recognise: Recognise, tile: NDArray[np.uint8], code: int, wind
     colour = tile.mean(axis=(0, 1)).round().astype(np.uint8)
     for one, (y, x) in zip(covered, corners, strict=True):
         one[y : y + side, x : x + side] = colour
-    parts = [recognise(part)[:, code] for part in np.array_split(covered, max(1, len(covered) // 64))]
-    loss = recognise(tile[None])[0, code] - np.concatenate(parts)
+    parts = [log_odds(part) for part in np.array_split(covered, max(1, len(covered) // 64))]
+    loss = log_odds(tile[None])[0] - np.concatenate(parts)
     total, count = np.zeros((2, height, width))
     for value, (y, x) in zip(loss.tolist(), corners, strict=True):
         total[y : y + side, x : x + side] += value
         count[y : y + side, x : x + side] += 1
     return np.asarray(total / np.maximum(count, 1), dtype=np.float32)
+
+
+def log_odds_of(recognise: Recognise, code: int) -> LogOdds:
+    """Ask a recogniser for log odds, of which its probabilities are all that it tells.
+
+    Parameters
+    ----------
+    recognise : callable
+        (n, h, w, 3) uint8 -> (n, k) float32.
+    code : int
+        Column of the class.
+
+    Returns
+    -------
+    callable
+        (n, h, w, 3) uint8 -> (n,) float; probabilities count as at least 1e-6, and at most 1 less that.
+    """
+
+    def ask(tiles: NDArray[np.uint8]) -> NDArray[np.floating]:
+        bounded = recognise(tiles)[:, code].astype(np.float64).clip(1e-6, 1 - 1e-6)
+        return np.asarray(np.log(bounded / (1 - bounded)))
+
+    return ask
 
 
 def alikeness(one: Floats, other: Floats) -> float:
@@ -290,11 +323,12 @@ Drawn = tuple[Floats, str] | str
 def _occlusion(graph: "DifferentiableGraph", tile: NDArray[np.uint8], code: int) -> Drawn:
     torch = importlib.import_module("torch")
 
-    def recognise(tiles: NDArray[np.uint8]) -> Floats:
+    def ask(tiles: NDArray[np.uint8]) -> NDArray[np.floating]:
         with torch.no_grad():
-            return np.asarray(graph.run(torch.from_numpy(tiles.astype(np.float32)))["proba"].numpy())
+            values = graph.run(torch.from_numpy(tiles.astype(np.float32)))
+            return np.asarray(_log_odds(graph, values, code).numpy())
 
-    return occlusion_map(recognise, tile, code), "what the probability loses where the tile is covered"
+    return occlusion_map(ask, tile), OCCLUDED
 
 
 def _grad_cam(graph: "DifferentiableGraph", tile: NDArray[np.uint8], code: int) -> Drawn:

@@ -16,7 +16,14 @@ from sentinode.data.patches import PatchReader
 from sentinode.errors import ExportError, MissingExtra, ModelError, PlanError
 from sentinode.geometry import Box, Size
 from sentinode.models.bundle import GRAPH_FILE, Bundle, read_bundle
-from sentinode.models.explaining import NetworkExplanation, SaliencyMap, explain_network, occlusion_map
+from sentinode.models.explaining import (
+    OCCLUDED,
+    NetworkExplanation,
+    SaliencyMap,
+    explain_network,
+    log_odds_of,
+    occlusion_map,
+)
 from sentinode.models.runtime import Recogniser, open_recogniser
 from sentinode.report.explain_page import ExplainView, map_over_tile, write_explain_page
 from sentinode.slides.resolution import MppWish
@@ -234,9 +241,8 @@ def _looked_into(
         else:
             return network, network.maps, network.missing
     last = len(facts.classes) - 1
-    values = occlusion_map(recogniser.predict_proba, tile, last)
-    note = "what the probability loses where the tile is covered"
-    return None, (SaliencyMap("occlusion", values, note=note),), (why,)
+    values = occlusion_map(log_odds_of(recogniser.predict_proba, last), tile)
+    return None, (SaliencyMap("occlusion", values, note=OCCLUDED),), (why,)
 
 
 def _write(view: ExplainView, found: Explanation, out: Path) -> None:
