@@ -4,12 +4,9 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from sentinode.slides.openslide_reader import dicom_series
 from sentinode.terminal import print_slides
 from sentinode.workflows.predicting import predict_slides
-from sentinode.workflows.slide_inputs import find_slides
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "shared_slides.py"
 
@@ -62,17 +59,3 @@ def test_the_page_of_it_says_what_is_to_be_read(shared_run):
     assert "the verdict means" in text
     assert run.results[0]["verdict"] in text
     assert all(warning in text for warning in run.results[0]["warnings"])
-
-
-def test_the_dicom_files_of_a_series_are_one_slide(shared_slides, tmp_path):
-    content = (shared_slides / "camelyon_overview.dcm").read_bytes()
-    series = dicom_series(shared_slides / "camelyon_overview.dcm").encode()
-    assert content.count(series) >= 1
-    for name in ("level-0.dcm", "level-1.dcm"):
-        (tmp_path / name).write_bytes(content)
-    (tmp_path / "another.dcm").write_bytes(content.replace(series, series[:-1] + b"9"))
-    (tmp_path / "damaged.dcm").write_bytes(content[:300])
-    Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
-    found = find_slides([tmp_path])
-    assert [path.name for path in found] == ["another.dcm", "damaged.dcm", "level-0.dcm", "picture.png"]
-    assert find_slides([tmp_path / "level-1.dcm"]) == (tmp_path / "level-1.dcm",), "a file is taken as it is"

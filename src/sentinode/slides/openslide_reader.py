@@ -17,7 +17,7 @@ from sentinode.geometry import Box, Size
 from sentinode.slides.slide import WHITE, OpenedFile, Pixels
 from sentinode.slides.tiff_structure import require_sound_tiff
 
-__all__ = ["OpenSlideReader", "dicom_series", "open_with_openslide"]
+__all__ = ["OpenSlideReader", "open_with_openslide"]
 
 CACHE_BYTES = 32 * 2**20
 """Of decoded tiles, for each open slide."""
@@ -27,26 +27,6 @@ UM_IN = {"centimeter": 1e4, "inch": 25_400.0}
 
 # What the bindings raise: the library's errors, and those of ctypes and of the conversion of what it returns.
 _FAULTS = (openslide.OpenSlideError, OSError, ValueError, TypeError, MemoryError, OverflowError)
-
-
-def dicom_series(path: Path) -> str | None:
-    """Tell which slide a DICOM file is a part of: scanners write a file a level, and OpenSlide finds the others.
-
-    Parameters
-    ----------
-    path : Path
-        Of one of them.
-
-    Returns
-    -------
-    str or None
-        Its Series Instance UID (0020,000E); None where the file is no DICOM slide, or cannot be read.
-    """
-    try:
-        with openslide.OpenSlide(path) as slide:
-            return slide.properties.get("dicom.SeriesInstanceUID")
-    except _FAULTS:
-        return None
 
 
 class OpenSlideReader:

@@ -22,6 +22,7 @@ from scipy.sparse import csr_array
 
 from sentinode.errors import SlideError
 from sentinode.geometry import Box, Raster, Scale, Size
+from sentinode.slides.dicom_series import files_of_series
 from sentinode.slides.naming import slide_id_of
 from sentinode.slides.resolution import MppSource, MppWish, choose_mpp
 
@@ -456,7 +457,8 @@ def fingerprint(path: Path) -> str:
     Parameters
     ----------
     path : Path
-        Of the file. Beside an MRXS file, its folder of the same name counts as well.
+        Of the file. Beside an MRXS file, its folder of the same name counts as well, and beside a DICOM file those of
+        its series: by whichever of them it is opened, the slide is the same.
 
     Returns
     -------
@@ -472,7 +474,7 @@ def fingerprint(path: Path) -> str:
     digest = hashlib.sha256()
     try:
         for file in _files_of(path):
-            digest.update(f"{file.name if file != path else ''}\0{file.stat().st_size}\0".encode())
+            digest.update(f"{file.name if file.parent != path.parent else ''}\0{file.stat().st_size}\0".encode())
             for block in _blocks(file):
                 digest.update(block)
     except OSError as error:
@@ -534,6 +536,8 @@ def _require_plausible(path: Path, levels: Sequence[Size]) -> None:
 
 
 def _files_of(path: Path) -> tuple[Path, ...]:
+    if path.suffix.lower() == ".dcm":
+        return files_of_series(path)
     folder = path.with_suffix("")
     beside = folder if path.suffix.lower() == ".mrxs" and folder.is_dir() else None
     return (path, *(sorted(file for file in beside.iterdir() if file.is_file()) if beside else ()))

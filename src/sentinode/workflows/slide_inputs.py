@@ -5,8 +5,8 @@ from pathlib import Path
 
 from sentinode.data.tables import read_table
 from sentinode.errors import ManifestError, PlanError, SlideError
+from sentinode.slides.dicom_series import one_of_each_series
 from sentinode.slides.naming import SLIDE_SUFFIXES, is_slide_name, slide_id_of
-from sentinode.slides.openslide_reader import dicom_series
 from sentinode.slides.resolution import MppWish, read_mpp_table
 
 __all__ = ["find_slides", "mpp_wish", "read_slide_table", "require_shares", "without_slide"]
@@ -50,7 +50,7 @@ def find_slides(inputs: Sequence[Path]) -> tuple[Path, ...]:
     ----------
     inputs : sequence of Path
         A file is taken whatever its suffix; of a folder, the files with the suffix of a slide, not those in folders
-        below. The DICOM files of one series in one folder are one slide, which bears the first one's name.
+        below. The DICOM files of one series in one folder are one slide: its largest file stands for all of them.
 
     Returns
     -------
@@ -62,17 +62,19 @@ def find_slides(inputs: Sequence[Path]) -> tuple[Path, ...]:
     SlideError
         If something is not there, a folder has no slide, or two slides have one name: results are named by it.
     """
-    found: dict[str, Path] = {}
+    files: list[Path] = []
     for path in inputs:
         if not path.exists():
             raise SlideError(f"{path}: is not there; give slides, or folders of slides")
         here = sorted(file for file in path.iterdir() if _is_slide(file)) if path.is_dir() else [path]
         if not here:
             raise SlideError(f"{path}: has no slide in it (a file that ends in {', '.join(SLIDE_SUFFIXES)})")
-        for file in _one_a_series(here):
-            other = found.setdefault(slide_id_of(file), file)
-            if other.resolve() != file.resolve():
-                raise SlideError(f"{other} and {file} have one name, and results are named by it; rename one")
+        files += here
+    found: dict[str, Path] = {}
+    for file in one_of_each_series(files):
+        other = found.setdefault(slide_id_of(file), file)
+        if other.resolve() != file.resolve():
+            raise SlideError(f"{other} and {file} have one name, and results are named by it; rename one")
     return tuple(found.values())
 
 
@@ -147,17 +149,6 @@ def require_shares(*, overlap: float, minimum_tissue: float) -> None:
         raise PlanError(f"overlap = {overlap}: a share of a tile's side from 0 to {MOST_OVERLAP}, e.g. 0.5")
     if not 0 <= minimum_tissue <= 1:
         raise PlanError(f"minimum_tissue = {minimum_tissue}: a share of a tile from 0 to 1, e.g. 0.25")
-
-
-def _one_a_series(files: Sequence[Path]) -> tuple[Path, ...]:
-    # Of the DICOM files that are levels of one slide, the first; all others as they are.
-    dicom = [file for file in files if file.suffix.lower() == ".dcm"]
-    if len(dicom) < 2:
-        return tuple(files)
-    first: dict[str, Path] = {}
-    for file in dicom:
-        first.setdefault(dicom_series(file) or str(file), file)
-    return tuple(file for file in files if file not in dicom or file in first.values())
 
 
 def _is_slide(path: Path) -> bool:
