@@ -74,8 +74,8 @@ def series_of(path: Path) -> str:
                 return ""
             implicit = syntax == IMPLICIT
     found = (one for one in _elements(content, _after_meta(content), implicit=implicit) if one.tag >= SERIES)
-    element = next(found, None)  # elements ascend
-    return _text(element.value) if element is not None and element.tag == SERIES else ""
+    first = next(found, None)  # elements ascend
+    return _text(first.value) if first is not None and first.tag == SERIES else ""
 
 
 def files_of_series(path: Path) -> tuple[Path, ...]:
