@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sentinode.slides.densities import OVER_WHITE, halved
 from sentinode.slides.slide import Pixels
 
 __all__ = ["appearance", "n_structure"]
@@ -24,7 +25,6 @@ CHUNK: Final = 8  # tiles measured at a time: more fall out of the cache of a co
 # Densities squared that count as nothing, so that flat tiles have finite logarithms.
 _NOTHING: Final = np.float32(1e-5)
 _PALE: Final = np.float32(0.05)
-_DENSITY: Floats = -np.log(np.maximum(np.arange(256, dtype=np.float32), 1) / 255)
 
 
 def n_structure(side: int) -> int:
@@ -80,13 +80,13 @@ def _octaves(side: int) -> int:
 
 
 def _measured(pixels: Pixels) -> Floats:
-    red, green, blue = (_DENSITY[pixels[..., k]] for k in range(3))  # (n, h, w) each
+    red, green, blue = (OVER_WHITE[pixels[..., k]] for k in range(3))  # (n, h, w) each
     cold: Floats = red - blue
     density: Floats = (red + green + blue) * np.float32(1 / 3)
     pink: Floats = green - (red + blue) * np.float32(0.5)
     levels = [density]
     for _ in range(_octaves(min(pixels.shape[1:3]))):
-        levels.append(_halved(levels[-1]))
+        levels.append(halved(levels[-1]))
     variances = [level.var(axis=(1, 2)) for level in levels]
     octaves = [np.maximum(fine - coarse, 0) for fine, coarse in pairwise(variances)]
     blocks = levels[2]
@@ -97,13 +97,6 @@ def _measured(pixels: Pixels) -> Floats:
     return np.stack(columns + _colour(cold, blocks) + _colour(pink, blocks), axis=1).astype(np.float32)
 
 
-def _halved(images: Floats) -> Floats:
-    height, width = images.shape[1] // 2 * 2, images.shape[2] // 2 * 2
-    rows = images[:, 0:height:2] + images[:, 1:height:2]
-    halved: Floats = (rows[:, :, 0:width:2] + rows[:, :, 1:width:2]) * np.float32(0.25)
-    return halved
-
-
 def _skewness(images: Floats) -> Floats:
     centred = images - images.mean(axis=(1, 2), keepdims=True)
     squared = centred * centred
@@ -112,11 +105,9 @@ def _skewness(images: Floats) -> Floats:
     return skewness
 
 
-def _peakedness(density: Floats, halved: Floats) -> Floats:
-    height, width = halved.shape[1] * 2, halved.shape[2] * 2
-    fine = (
-        density[:, :height, :width].reshape(len(density), height // 2, 2, width // 2, 2) - halved[:, :, None, :, None]
-    )
+def _peakedness(density: Floats, half: Floats) -> Floats:
+    height, width = half.shape[1] * 2, half.shape[2] * 2
+    fine = density[:, :height, :width].reshape(len(density), height // 2, 2, width // 2, 2) - half[:, :, None, :, None]
     squared = fine * fine
     fourth, second = (squared * squared).mean(axis=(1, 2, 3, 4)), squared.mean(axis=(1, 2, 3, 4))
     peakedness: Floats = np.log(fourth + np.float32(1e-9)) - 2 * np.log(second + _NOTHING)
@@ -124,9 +115,9 @@ def _peakedness(density: Floats, halved: Floats) -> Floats:
 
 
 def _colour(difference: Floats, blocks: Floats) -> list[Floats]:
-    halved = _halved(difference)
-    of_blocks = _halved(halved)
-    finest = np.maximum(difference.var(axis=(1, 2)) - halved.var(axis=(1, 2)), 0)
+    half = halved(difference)
+    of_blocks = halved(half)
+    finest = np.maximum(difference.var(axis=(1, 2)) - half.var(axis=(1, 2)), 0)
     centred = of_blocks - of_blocks.mean(axis=(1, 2), keepdims=True)
     density = blocks - blocks.mean(axis=(1, 2), keepdims=True)
     deviation = np.sqrt((centred * centred).mean(axis=(1, 2)))

@@ -14,6 +14,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from sentinode.slides.densities import OVER_WHITE
 from sentinode.slides.slide import Pixels
 
 __all__ = ["FINDINGS", "RULES", "SMALLEST_PX", "bright_field_findings"]
@@ -48,8 +49,6 @@ ENOUGH = 0.05  # share of the blocks that must be stained
 LEAST_PINK = 0.25  # between haematoxylin's 0.41 and DAB's 0.08, over the stained part
 PINKEST = 0.41  # haematoxylin's: a tenth of the stained part must be as pink, or there is no eosin
 GREY = 0.15  # difference between the channels, as a share of the density
-
-_DENSITY: Floats = -np.log(np.maximum(np.arange(256, dtype=np.float32), 1) / 255)
 
 
 def bright_field_findings(pixels: Pixels, rules: Collection[str] = RULES) -> NDArray[np.str_]:
@@ -110,7 +109,7 @@ def _blocks(pixels: Pixels) -> Floats:
 
 def _variance_of_pixels(pixels: Pixels) -> Floats:
     n = len(pixels)
-    density = _DENSITY[pixels.reshape(n, -1, 3)]  # (n, p, 3)
+    density = OVER_WHITE[pixels.reshape(n, -1, 3)]  # (n, p, 3)
     variance: Floats = (density[..., 0] + density[..., 1] + density[..., 2]).var(axis=1) / 9
     return variance
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from sentinode.slides.densities import halved
 from sentinode.slides.slide import Pixels
 from sentinode.slides.tissue import ink, optical_density
 
@@ -205,7 +206,7 @@ def _measure(tiles: Pixels, mpp: float) -> NDArray[np.float64]:
     planes = _even(np.ascontiguousarray(np.moveaxis(_averaged(tiles, factor), 3, 0)))  # (3, n, h, w): quicker apart
     density = np.take(_DENSITY, planes)
     mean = (density[0] + density[1] + density[2]) * np.float32(1 / 3)  # (n, h, w)
-    halves = _halved(density)
+    halves = halved(density)
     half = (halves[0] + halves[1] + halves[2]) * np.float32(1 / 3)  # (n, h / 2, w / 2), as all below
     # Ink is never as black as what was not scanned, and a fold keeps a colour.
     brightest = np.maximum(np.maximum(planes[0], planes[1]), planes[2])
@@ -247,9 +248,9 @@ def _blur(mean: Floats, half: Floats, tissue: NDArray[np.bool_]) -> tuple[NDArra
     if not some.any():
         return blur, sharpness
     mean, half, tissue = mean[some], half[some], tissue[some]
-    fine = _halved(np.square(mean - _blurred(mean, 1.0)))
+    fine = halved(np.square(mean - _blurred(mean, 1.0)))
     around = _smoothed(half, 4.0)
-    coarse = _halved(np.square(mean)) - 2 * around * half + around**2  # mean of (mean - around)^2 of four pixels
+    coarse = halved(np.square(mean)) - 2 * around * half + around**2  # mean of (mean - around)^2 of four pixels
     sums = [np.where(tissue, detail, 0).sum(axis=(1, 2)) for detail in (fine, coarse)]
     sharpness[some] = sums[0] / np.maximum(sums[1], 1e-9)
     fine, coarse = _smoothed(fine, WINDOW_PX), _smoothed(coarse, WINDOW_PX)
@@ -271,13 +272,6 @@ def _even(planes: Pixels) -> Pixels:
     # An odd side is one longer.
     odd = [(0, size % 2) for size in planes.shape[2:]]
     return np.pad(planes, ((0, 0), (0, 0), *odd), mode="edge") if any(map(any, odd)) else planes
-
-
-def _halved(images: Floats) -> Floats:
-    # (..., h, w) -> (..., h / 2, w / 2)
-    rows = images[..., ::2, :] + images[..., 1::2, :]
-    halved: Floats = (rows[..., ::2] + rows[..., 1::2]) * np.float32(0.25)
-    return halved
 
 
 def _smoothed(halves: Floats, sigma: float) -> Floats:
