@@ -30,8 +30,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sentinode.errors import MissingExtra, ModelError, PlanError
+from sentinode.errors import ExportError, MissingExtra, ModelError, PlanError
 from sentinode.models.engines import quiet_import
+from sentinode.storage import whole_file
 
 __all__ = ["FOLDER_VARIABLE", "Encoder", "EncoderFacts", "EncoderUse", "find_encoder", "read_encoder"]
 
@@ -149,6 +150,39 @@ class Encoder:
             if on_progress is not None:
                 on_progress(batch[-1] + 1, len(pixels))
         return np.concatenate(parts)
+
+    def embed_to(
+        self,
+        file: Path,
+        pixels: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
+        mpp: Sequence[float],
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Compute the features of patches into a file, unless it is there.
+
+        Parameters
+        ----------
+        file : Path
+            The ``.npy``; name it by the digests of the pixels and of the encoder.
+        pixels, mpp, on_progress
+            As in `embed`.
+
+        Raises
+        ------
+        ModelError
+            As from `embed`.
+        ExportError
+            If it cannot be written.
+        """
+        # ModelError is embed's.
+        if file.exists():
+            return
+        features = self.embed(pixels, mpp, on_progress)
+        try:
+            with whole_file(file) as part, part.open("wb") as stream:
+                np.save(stream, features, allow_pickle=False)
+        except OSError as error:
+            raise ExportError(f"{file}: cannot be written ({error.strerror or error}); make room") from error
 
     def in_use(self) -> EncoderUse:
         """State it for a model.

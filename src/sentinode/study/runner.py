@@ -328,15 +328,9 @@ def _embedded(encoder_file: Path, manifest: Manifest, cache: Path, listen: Liste
     # named by the digests of pixels and encoder, which every trial carries as that of its pixels.
     encoder = read_encoder(encoder_file)
     kept = cache.with_name(f"{cache.stem}-{encoder.digest[:16]}.npy")
-    if not kept.exists():
-        pixels = np.load(cache, mmap_mode="r", allow_pickle=False)
-        mpp = manifest.frame["mpp"].to_numpy(dtype=np.float64)
-        features = encoder.embed(pixels, mpp.tolist(), _progress(listen, "computing features"))
-        try:
-            with whole_file(kept) as part, part.open("wb") as file:
-                np.save(file, features, allow_pickle=False)
-        except OSError as error:
-            raise ExportError(f"{kept}: cannot be written ({error.strerror or error}); make room") from error
+    pixels = np.load(cache, mmap_mode="r", allow_pickle=False)
+    mpp = manifest.frame["mpp"].to_numpy(dtype=np.float64)
+    encoder.embed_to(kept, pixels, mpp.tolist(), _progress(listen, "computing features"))
     _keep(manifest.frame[["image_id"]], kept.with_name(f"{kept.stem}-ids.parquet"))
     return kept
 

@@ -59,7 +59,6 @@ from sentinode.models.bundle import (
 from sentinode.models.encoder import Encoder, read_encoder
 from sentinode.models.graph import NetworkAlgorithm, write_graph
 from sentinode.models.runtime import open_recogniser
-from sentinode.storage import whole_file
 from sentinode.study.measure import versions
 from sentinode.workflows.evaluating import measure_predictions, measure_reliability, seen_slides
 from sentinode.workflows.refusing import fit_known_tiles
@@ -316,14 +315,8 @@ def _embedded(
     # (n, 1, d); kept beside the patches until the model is written.
     work, listen = how
     kept = work / f"features-{encoder.digest[:16]}-{table.digest[:16]}-{mpp}.npy"
-    if not kept.exists():
-        of_each = table.frame["mpp"].to_numpy(dtype=np.float64) if mpp is None else np.full(len(table), mpp)
-        features = encoder.embed(pixels, of_each.tolist(), _telling(listen, "computing features"))
-        try:
-            with whole_file(kept) as part, part.open("wb") as file:
-                np.save(file, features, allow_pickle=False)
-        except OSError as error:
-            raise ExportError(f"{kept}: cannot be written ({error.strerror or error}); make room") from error
+    of_each = table.frame["mpp"].to_numpy(dtype=np.float64) if mpp is None else np.full(len(table), mpp)
+    encoder.embed_to(kept, pixels, of_each.tolist(), _telling(listen, "computing features"))
     found: NDArray[np.float32] = np.load(kept, mmap_mode="r", allow_pickle=False)
     return found
 
