@@ -1,6 +1,7 @@
 """What a network saw: maps that lie where the answer comes from, and a check that can fail."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,6 +55,13 @@ def tumour(cohort):
     return cohort.root / "p0-1.png"
 
 
+@pytest.fixture(scope="module")
+def explained(network, tumour, tmp_path_factory):
+    """What was found about a tumour, and the folder of it."""
+    out = tmp_path_factory.mktemp("explained") / "out"
+    return explain(tumour, network, out), out
+
+
 def dark_square(tile):
     """Where the drawn tumour is, (h, w) bool, from the pixels: the darkest third by a third."""
     side = tile.shape[0] // 3
@@ -65,15 +73,15 @@ def dark_square(tile):
     return inside
 
 
-def test_each_map_lies_on_what_the_tumour_is_told_by(network, tumour, tmp_path):
-    found = explain(tumour, network, tmp_path / "out")
+def test_each_map_lies_on_what_the_tumour_is_told_by(explained):
+    found, out = explained
     assert found.proba[1] > 0.9
     inside = dark_square(found.tile)
     assert [one.method for one in found.maps] == ["occlusion", "Grad-CAM", "integrated gradients"]
     for one in found.maps:
         assert one.values.shape == found.tile.shape[:2]
         assert one.values[inside].mean() > 2 * abs(one.values[~inside].mean()), one.method
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+    assert {path.name for path in out.iterdir()} == {
         "explain.html",
         "explain.json",
         "tile.png",
@@ -81,20 +89,19 @@ def test_each_map_lies_on_what_the_tumour_is_told_by(network, tumour, tmp_path):
         "grad-cam.png",
         "integrated-gradients.png",
     }
-    stored = json.loads((tmp_path / "out" / "explain.json").read_text(encoding="utf-8"))
+    stored = json.loads((out / "explain.json").read_text(encoding="utf-8"))
     assert stored["proba"]["tumour"] == pytest.approx(float(found.proba[1]))
 
 
-def test_integrated_gradients_add_up_to_the_rise_of_the_log_odds(network, tumour, tmp_path):
-    found = explain(tumour, network, tmp_path / "out")
-    (one,) = (one for one in found.maps if one.method == "integrated gradients")
+def test_integrated_gradients_add_up_to_the_rise_of_the_log_odds(explained):
+    (one,) = (one for one in explained[0].maps if one.method == "integrated gradients")
     said, rise = (float(word.rstrip(",")) for word in one.note.split() if word.lstrip("-").rstrip(",")[0].isdigit())
     assert said == pytest.approx(one.values.sum(), abs=0.01)
     assert said == pytest.approx(rise, abs=0.05 * abs(rise))
 
 
-def test_the_layers_are_those_of_the_network(network, tumour, tmp_path):
-    walked = explain(tumour, network, tmp_path / "out").network
+def test_the_layers_are_those_of_the_network(explained):
+    walked = explained[0].network
     assert [(one.title, one.values.shape) for one in walked.layers] == [
         ("convolution 1", (8, 24, 24)),
         ("pooling 1", (8, 12, 12)),
@@ -106,13 +113,13 @@ def test_the_layers_are_those_of_the_network(network, tumour, tmp_path):
     # Pooling kept the greatest of each four.
     before, after = walked.layers[0].values, walked.layers[1].values
     np.testing.assert_allclose(after, before.reshape(8, 12, 2, 12, 2).max(axis=(2, 4)))
-    page = (tmp_path / "out" / "explain.html").read_text(encoding="utf-8")
+    page = (explained[1] / "explain.html").read_text(encoding="utf-8")
     for word in ("convolution 2: 8 maps of 12 x 12", "8 kernels of 3 x 3 x 3", "To the answer", "Grad-CAM"):
         assert word in page
 
 
-def test_shuffled_weights_change_the_maps_and_one_that_stays_is_not_to_be_read(network, tumour, tmp_path):
-    found = explain(tumour, network, tmp_path / "out")
+def test_shuffled_weights_change_the_maps_and_one_that_stays_is_not_to_be_read(network, explained, tmp_path):
+    found, _ = explained
     alike = {one.method: one.alike for one in found.maps}
     assert max(alike["occlusion"], alike["integrated gradients"]) < 0.7
     assert all(-1 <= value <= 1 for value in alike.values())
@@ -120,17 +127,8 @@ def test_shuffled_weights_change_the_maps_and_one_that_stays_is_not_to_be_read(n
     edges = np.hypot(*np.gradient(found.tile.mean(axis=2))).astype(np.float32)
     assert alikeness(edges, -edges) > 0.99
     assert np.isnan(alikeness(edges, np.zeros_like(edges)))
-    view = ExplainView(
-        name="a tile",
-        tile=found.tile,
-        proba=found.proba,
-        maps=(SaliencyMap("edges", edges, alikeness(edges, edges)), SaliencyMap("good", edges, 0.1)),
-        network=None,
-        missing=(),
-        notes=(),
-        facts=network.facts,
-        footer={},
-    )
+    maps = (SaliencyMap("edges", edges, alikeness(edges, edges)), SaliencyMap("good", edges, 0.1))
+    view = ExplainView(replace(found, maps=maps, network=None), (), network.facts, {})
     write_explain_page(view, tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text(encoding="utf-8").count("; do not read it") == 1
 

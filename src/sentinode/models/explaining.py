@@ -7,6 +7,7 @@ weights (Adebayo et al. 2018, "Sanity checks for saliency maps"): one that stays
 """
 
 import importlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OCCLUDED",
+    "Explanation",
     "LayerView",
     "NetworkExplanation",
     "SaliencyMap",
@@ -130,6 +132,62 @@ class NetworkExplanation:
     contributions: Floats
     maps: tuple[SaliencyMap, ...]
     missing: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What was found out about a tile and a model.
+
+    Parameters
+    ----------
+    name : str
+        Of the tile.
+    tile : (h, w, 3) uint8
+        As the model takes it.
+    classes : tuple of str
+        Of the model; the last is the one that is asked about.
+    proba : (k,) float32
+        What the model answers.
+    maps : tuple of SaliencyMap
+        Where it looks.
+    network : NetworkExplanation or None
+        Its layers; None where they cannot be shown.
+    missing : tuple of str
+        What cannot be shown, and why.
+    """
+
+    name: str
+    tile: NDArray[np.uint8]
+    classes: tuple[str, ...]
+    proba: NDArray[np.float32]
+    maps: tuple[SaliencyMap, ...]
+    network: NetworkExplanation | None
+    missing: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Hand it over as plain values.
+
+        Returns
+        -------
+        dict
+            Probabilities, and of each map its note and its likeness with shuffled weights; not the maps themselves.
+        """
+        maps = [
+            {
+                "method": one.method,
+                "note": one.note,
+                "alike_with_shuffled_weights": None if math.isnan(one.alike) else round(one.alike, 4),
+                "least": float(one.values.min()),
+                "greatest": float(one.values.max()),
+            }
+            for one in self.maps
+        ]
+        return {
+            "tile": self.name,
+            "proba": dict(zip(self.classes, self.proba.tolist(), strict=True)),
+            "maps": maps,
+            "missing": list(self.missing),
+        }
 
 
 def occlusion_map(log_odds: LogOdds, tile: NDArray[np.uint8], window: int | None = None) -> Floats:

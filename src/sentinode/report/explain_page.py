@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sentinode.models.bundle import BundleFacts
-from sentinode.models.explaining import LayerView, NetworkExplanation, SaliencyMap
+from sentinode.models.explaining import Explanation, LayerView, NetworkExplanation, SaliencyMap
 from sentinode.report.figures import PALETTE, STYLE, to_svg
 from sentinode.report.page import Drawing, Gallery, Page, Picture, Section, TextTable, picture, write_page
 
@@ -37,18 +37,8 @@ class ExplainView:
 
     Parameters
     ----------
-    name : str
+    found : Explanation
         Of the tile.
-    tile : (h, w, 3) uint8
-        As the model takes it.
-    proba : (k,) float
-        What the model answers, calibrated where it is; in the order of its classes.
-    maps : tuple of SaliencyMap
-        Where it looks, of whatever can be asked.
-    network : NetworkExplanation or None
-        What its layers make of the tile; None of what is no network.
-    missing : tuple of str
-        What cannot be shown, and why.
     notes : tuple of str
         What one should know before.
     facts : BundleFacts
@@ -57,12 +47,7 @@ class ExplainView:
         Where it came from.
     """
 
-    name: str
-    tile: NDArray[np.uint8]
-    proba: NDArray[np.float32]
-    maps: tuple[SaliencyMap, ...]
-    network: NetworkExplanation | None
-    missing: tuple[str, ...]
+    found: Explanation
     notes: tuple[str, ...]
     facts: BundleFacts
     footer: Mapping[str, str]
@@ -84,9 +69,10 @@ def write_explain_page(view: ExplainView, path: Path) -> None:
         If it cannot be written.
     """
     # ExportError is write_page's.
-    facts, answer = view.facts, dict(zip(view.facts.classes, view.proba.tolist(), strict=True))
+    facts, found = view.facts, view.found
+    answer = dict(zip(found.classes, found.proba.tolist(), strict=True))
     page = Page(
-        title=f"What {facts.algorithm} saw on {view.name}",
+        title=f"What {facts.algorithm} saw on {found.name}",
         lead=f"Probability of {facts.positive}: {answer[facts.positive]:.3f}. Maps say where an answer comes from, not "
         "whether it is right, and not why a tumour is one.",
         badges=(
@@ -95,7 +81,7 @@ def write_explain_page(view: ExplainView, path: Path) -> None:
             *(("trained on synthetic images",) if facts.data.synthetic else ()),
         ),
         notes=view.notes,
-        sections=(_where(view), *(() if view.network is None else _walk(view.network, answer))),
+        sections=(_where(found), *(() if found.network is None else _walk(found.network, answer))),
         footer=tuple(view.footer.items()),
     )
     write_page(page, path)
@@ -124,21 +110,21 @@ def map_over_tile(tile: NDArray[np.uint8], values: NDArray[np.float32]) -> NDArr
     return np.asarray(np.round(255 * (share * colour + (1 - share) * grey)), dtype=np.uint8)
 
 
-def _where(view: ExplainView) -> Section:
-    pictures = [_large(view.tile, "the tile")]
+def _where(found: Explanation) -> Section:
+    pictures = [_large(found.tile, "the tile")]
     rows = []
-    for one in view.maps:
+    for one in found.maps:
         flat = float(np.abs(one.values).max()) < 1e-6
-        pictures.append(_large(map_over_tile(view.tile, one.values), one.method))
+        pictures.append(_large(map_over_tile(found.tile, one.values), one.method))
         rows.append((one.method, "nothing: the map is empty" if flat else one.note, _alike(one)))
     header = ("map", "what it says", "with shuffled weights")
     text = (
-        f"Red speaks for {view.facts.positive}, blue against it; the strongest place of each map has the full colour, "
+        f"Red speaks for {found.classes[-1]}, blue against it; the strongest place of each map has the full colour, "
         "however weak it is. The last column is the sanity check of Adebayo et al. (2018): rank correlation with the "
         "map of the same network whose weights were shuffled. Near 0, the map depends on what was learned; "
         f"from {LEARNED} on, do not read it."
     )
-    more = " ".join(f"Not shown: {one}." for one in view.missing)
+    more = " ".join(f"Not shown: {one}." for one in found.missing)
     return Section(
         "Where the answer comes from",
         f"{text} {more}".strip(),

@@ -1,11 +1,8 @@
 """One tile, looked into: where a model's answer comes from, as a page, pictures and numbers."""
 
 import json
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +15,7 @@ from sentinode.geometry import Box, Size
 from sentinode.models.bundle import GRAPH_FILE, Bundle, read_bundle
 from sentinode.models.explaining import (
     OCCLUDED,
+    Explanation,
     NetworkExplanation,
     SaliencyMap,
     explain_network,
@@ -30,65 +28,9 @@ from sentinode.slides.resolution import MppWish
 from sentinode.slides.slide import open_slide
 from sentinode.storage import whole_folder
 
-__all__ = ["Explanation", "explain", "parse_place"]
+__all__ = ["explain", "parse_place"]
 
 PAGE = "explain.html"
-
-
-@dataclass(frozen=True, eq=False)
-class Explanation:
-    """What was found.
-
-    Parameters
-    ----------
-    name : str
-        Of the tile.
-    tile : (h, w, 3) uint8
-        As the model takes it.
-    classes : tuple of str
-        Of the model; the last is the one that is asked about.
-    proba : (k,) float32
-        What the model answers.
-    maps : tuple of SaliencyMap
-        Where it looks.
-    network : NetworkExplanation or None
-        Its layers; None where they cannot be shown.
-    missing : tuple of str
-        What cannot be shown, and why.
-    """
-
-    name: str
-    tile: NDArray[np.uint8]
-    classes: tuple[str, ...]
-    proba: NDArray[np.float32]
-    maps: tuple[SaliencyMap, ...]
-    network: NetworkExplanation | None
-    missing: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Hand it over as plain values.
-
-        Returns
-        -------
-        dict
-            Probabilities, and of each map its note and its likeness with shuffled weights; not the maps themselves.
-        """
-        maps = [
-            {
-                "method": one.method,
-                "note": one.note,
-                "alike_with_shuffled_weights": None if math.isnan(one.alike) else round(one.alike, 4),
-                "least": float(one.values.min()),
-                "greatest": float(one.values.max()),
-            }
-            for one in self.maps
-        ]
-        return {
-            "tile": self.name,
-            "proba": dict(zip(self.classes, self.proba.tolist(), strict=True)),
-            "maps": maps,
-            "missing": list(self.missing),
-        }
 
 
 def explain(
@@ -147,22 +89,13 @@ def explain(
         name, pixels = path.name, _patch(path, Size(tile.width, tile.height), notes)
     else:
         name, pixels = f"{path.name} at {at[0]:g}, {at[1]:g}", _of_slide(path, bundle, at, mpp or MppWish())
-    recogniser = open_recogniser(bundle)
-    proba = recogniser.predict_proba(pixels[None])[0]
-    network, maps, missing = _looked_into(bundle, recogniser, pixels, on_progress)
+    recogniser = open_recogniser(bundle, calibrated=False)
+    raw = recogniser.predict_proba(pixels[None])
+    proba = raw[0] if facts.calibration is None else facts.calibration.calibration.apply(raw)[0]
+    network, maps, missing = _looked_into(bundle, recogniser, pixels, raw[0], on_progress)
     found = Explanation(name, pixels, facts.classes, proba, maps, network, missing)
-    view = ExplainView(
-        name=name,
-        tile=pixels,
-        proba=proba,
-        maps=maps,
-        network=network,
-        missing=missing,
-        notes=tuple(notes),
-        facts=facts,
-        footer={"tile": name, "model": f"{facts.algorithm}, {bundle.digest}", "Sentinode": __version__},
-    )
-    _write(view, found, out)
+    footer = {"tile": name, "model": f"{facts.algorithm}, {bundle.digest}", "Sentinode": __version__}
+    _write(ExplainView(found, tuple(notes), facts, footer), out)
     return found
 
 
@@ -224,14 +157,17 @@ def _of_slide(path: Path, bundle: Bundle, at: tuple[float, float], mpp: MppWish)
 
 
 def _looked_into(
-    bundle: Bundle, recogniser: Recogniser, tile: NDArray[np.uint8], on_progress: Callable[[int, int], None] | None
+    bundle: Bundle,
+    recogniser: Recogniser,
+    tile: NDArray[np.uint8],
+    raw: NDArray[np.float32],
+    on_progress: Callable[[int, int], None] | None,
 ) -> tuple[NetworkExplanation | None, tuple[SaliencyMap, ...], tuple[str, ...]]:
     facts = bundle.facts
     why = f"layers, Grad-CAM and integrated gradients: {facts.algorithm} is no network"
     if GRAPH_FILE in bundle.files:
         code = facts.columns.index(facts.positive)
-        raw = open_recogniser(bundle, calibrated=False).predict_proba(tile[None])[0]
-        expected = np.array([raw[facts.classes.index(name)] for name in facts.columns], dtype=np.float32)
+        expected = raw[[facts.classes.index(name) for name in facts.columns]]  # in the order of the graph
         try:
             network = explain_network(
                 bundle.folder / GRAPH_FILE, tile, code, expected, facts.seed, on_progress=on_progress
@@ -240,12 +176,12 @@ def _looked_into(
             why = f"layers, Grad-CAM and integrated gradients: {error}"
         else:
             return network, network.maps, network.missing
-    last = len(facts.classes) - 1
-    values = occlusion_map(log_odds_of(recogniser.predict_proba, last), tile)
+    values = occlusion_map(log_odds_of(recogniser.predict_proba, len(facts.classes) - 1), tile)
     return None, (SaliencyMap("occlusion", values, note=OCCLUDED),), (why,)
 
 
-def _write(view: ExplainView, found: Explanation, out: Path) -> None:
+def _write(view: ExplainView, out: Path) -> None:
+    found = view.found
     try:
         with whole_folder(out) as part:
             write_explain_page(view, part / PAGE)
