@@ -47,7 +47,7 @@ class _Patch(NamedTuple):
 class _Found(NamedTuple):
     patches: list[_Patch]  # that could be read
     proba: NDArray[np.float64]  # (n, k)
-    colours: NDArray[np.float32]  # (m, 17): of some of them, `stain_statistics`
+    colours: NDArray[np.float32] | None  # (m, 17): of some of them, `stain_statistics`; None where the gate knows them
     failures: dict[str, str]
     flag: NDArray[np.str_]  # (n,): what the gate says of each
     distance: NDArray[np.float32]  # (n, 2): from the training images; NaN for what has a flag
@@ -198,7 +198,7 @@ def _warnings(bundle: Bundle, gate: Gate, found: _Found, why: NDArray[np.str_]) 
     n = int((why != "").sum())
     refused = f"{n:,} of {len(why):,} patches are refused: patches.csv says why of each." if n else ""
     look = gate.look(found.flag, found.distance, allow=True, what="patches")
-    colours = unlike_training(bundle.typicality(), found.colours) if look.level == "unknown" else ""
+    colours = unlike_training(bundle.typicality(), found.colours) if found.colours is not None else ""
     whole = f"Refused as a whole: {look.refusal}." if look.refusal else ""
     return tuple(filter(None, (whole, refused, look.warning, colours)))
 
@@ -293,7 +293,8 @@ def _recognise(
         if batch:
             pixels = np.stack([image for _, image in batch])
             proba.append(recogniser.predict_proba(pixels).astype(np.float64))
-            colours.append(stain_statistics(pixels[:: min(step, len(pixels))]))
+            if gate.everything is None:  # else the colours are among what is measured
+                colours.append(stain_statistics(pixels[:: min(step, len(pixels))]))
             looks.append((judge(pixels), gate.measure(pixels)))
             kept += [one for one, _ in batch]
         on_progress(min(begin + BATCH, len(patches)), len(patches))
@@ -302,7 +303,7 @@ def _recognise(
         raise ManifestError(f"none of {len(patches)} patches could be read; the first: {first}")
     flag, distance = np.concatenate([one for one, _ in looks]), np.concatenate([one for _, one in looks])
     distance[flag != ""] = np.nan
-    return _Found(kept, np.concatenate(proba), np.concatenate(colours), failures, flag, distance)
+    return _Found(kept, np.concatenate(proba), np.concatenate(colours) if colours else None, failures, flag, distance)
 
 
 def _read(reader: PatchReader, patch: _Patch, size: tuple[int, int]) -> NDArray[np.uint8]:
