@@ -25,20 +25,20 @@ import numpy as np
 import openslide
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import nn
 
-from predict_sizes import Discs, drawn_field
+from predict_sizes import Discs, drawn_field, untaught_model
 from sentinode.algorithms.layers import build_network
 from sentinode.algorithms.paper_cnn import PAPER_LAYERS
 from sentinode.models.bundle import read_bundle
+from sentinode.models.runtime import this_machine
 from sentinode.slides.pyramid import write_pyramid
 from sentinode.slides.slide import open_slide
 from sentinode.slides.tiling import tile_grid
 from sentinode.slides.tissue import tissue_of
-from sentinode.workflows.phantoms import draw_phantom_patches
+from sentinode.workflows.bench import _tile_plainly
 from sentinode.workflows.predicting import PredictionWish, predict_slides
-from sentinode.workflows.training import DEFAULT_ALGORITHM, TrainingWish, train_model
+from sentinode.workflows.training import DEFAULT_ALGORITHM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +67,7 @@ def main(repeats: int, *, write: bool) -> None:
     torch.set_num_threads(os.cpu_count() or 1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        models = {title: _model(folder, algorithm) for title, algorithm in _MODELS.items()}
+        models = {title: untaught_model(folder, algorithm) for title, algorithm in _MODELS.items()}
         rows = []
         for mpp in MPP:
             path = folder / f"at-{mpp}.tif"
@@ -81,12 +81,6 @@ def main(repeats: int, *, write: bool) -> None:
 
 
 _MODELS = {"`predict`, founding network": "paper-cnn", "`predict`, default network": DEFAULT_ALGORITHM}
-
-
-def _model(folder: Path, algorithm: str) -> Path:
-    # An epoch on drawn patches: the time does not depend on what was learned.
-    manifest = draw_phantom_patches(folder / f"patches-{algorithm}", patients=6, patches=8)
-    return train_model(manifest, folder / f"model-{algorithm}", TrainingWish(algorithm, {"epochs": 1}, mpp=1.0)).folder
 
 
 def _measured(path: Path, mpp: float, models: dict[str, Path], out: Path, repeats: int) -> list[Row]:
@@ -128,21 +122,10 @@ def _plainly(path: Path, boxes: NDArray[np.int64], network: nn.Module, batch: in
     found = []
     with openslide.OpenSlide(path) as slide, torch.inference_mode():
         for begin in range(0, len(boxes), batch):
-            tiles = np.stack([_tile(slide, box) for box in boxes[begin : begin + batch].tolist()])
+            tiles = np.stack([_tile_plainly(slide, box) for box in boxes[begin : begin + batch].tolist()])
             pixels = torch.from_numpy(tiles).permute(0, 3, 1, 2).float() / 128 - 1
             found.append(torch.softmax(network(pixels), dim=1).numpy())
     return np.concatenate(found)
-
-
-def _tile(slide: openslide.OpenSlide, box: list[int]) -> NDArray[np.uint8]:
-    x, y, width, height = box
-    level = slide.get_best_level_for_downsample(width / TILE * 1.001)
-    factor = slide.level_downsamples[level]
-    region = slide.read_region((x, y), level, (max(1, round(width / factor)), max(1, round(height / factor))))
-    shown = region.convert("RGB")
-    if shown.size != (TILE, TILE):
-        shown = shown.resize((TILE, TILE), Image.Resampling.BOX)
-    return np.asarray(shown)
 
 
 def _predicted(path: Path, model: Path, out: Path) -> None:
@@ -177,17 +160,12 @@ def _page(rows: list[Row], models: dict[str, Path], repeats: int) -> str:
             f"| {slide} | {row.state} | {row.way} | {seconds:.1f} | {row.tiles / seconds:,.0f} | {' | '.join(ratios)} |"
         )
     machine = f"{os.cpu_count()} cores, no GPU, load {os.getloadavg()[0]:.1f} at the end"
-    return "\n".join([*lines, "", f"Machine: {_cpu()}, {machine}.", ""])
+    return "\n".join([*lines, "", f"Machine: {this_machine().cpu}, {machine}.", ""])
 
 
 def _spread(plain: list[float], here: list[float]) -> str:
     ratios = [slow / quick for slow, quick in zip(plain, here, strict=True)]
     return f"**{statistics.median(ratios):.1f}** ({min(ratios):.1f} to {max(ratios):.1f})"
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown CPU")
 
 
 if __name__ == "__main__":

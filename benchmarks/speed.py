@@ -34,7 +34,7 @@ founding network in float32 through torch in batches of 64, an ordinary training
 is what `predict`, `data tiles` and `train` do. *Wanted* is what we want to reach on two cores with bf16.
 
 Reading includes the opening of the file. *Between levels* hides all levels but level 0. End to end is from the file
-to the probability; the plain way does not look for blur, ink and folds, ours does.
+to the probability; the plain way looks for no blur, ink, folds and nonsense, ours does.
 """
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
@@ -26,17 +26,18 @@ from PIL import Image
 from sentinode.algorithms.registry import AlgorithmSpec, build_algorithm
 from sentinode.errors import MissingExtra, PlanError, SlideError
 from sentinode.geometry import Box, Size
-from sentinode.inference.engine import recognise_tiles
+from sentinode.inference.engine import Judge, recognise_tiles
 from sentinode.models.graph import NetworkAlgorithm, write_graph
 from sentinode.models.runtime import GraphRecogniser, this_machine
 from sentinode.models.tuning import RuntimeChoice, choose, drawn_tiles
-from sentinode.slides.quality import tile_quality
+from sentinode.slides.bright_field import RULES
 from sentinode.slides.resolution import MppWish
 from sentinode.slides.slide import Slide, open_slide
 from sentinode.slides.tiling import tile_grid
 from sentinode.slides.tissue import tissue_of
 from sentinode.study.measure import load_average, peak_memory
 from sentinode.workflows.phantom_slides import write_phantom_slides
+from sentinode.workflows.refusing import Gate, fit_known_tiles
 
 if TYPE_CHECKING:
     import torch
@@ -389,7 +390,9 @@ def _slide_quickly(
     path: Path, wish: MppWish, boxes: NDArray[np.int64], mpp: float, recogniser: GraphRecogniser
 ) -> None:
     with open_slide(path, wish) as slide:
-        recognise_tiles(slide, boxes, Size(SIDE, SIDE), recogniser, n_classes=2, judge=partial(_judge, mpp))
+        gate = _gate()
+        judge = partial(_judge, gate.judge(mpp))
+        recognise_tiles(slide, boxes, Size(SIDE, SIDE), recogniser, n_classes=2, judge=judge, measure=gate.measure)
 
 
 def _tile_plainly(slide: openslide.OpenSlide, box: Sequence[int]) -> NDArray[np.uint8]:
@@ -400,9 +403,16 @@ def _tile_plainly(slide: openslide.OpenSlide, box: Sequence[int]) -> NDArray[np.
     return np.asarray(region.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
-def _judge(mpp: float, tiles: NDArray[np.uint8]) -> NDArray[np.str_]:
+@cache
+def _gate() -> Gate:
+    # Of a model that knows a batch of drawn tiles; to hold others against two thousand takes hardly longer.
+    known = fit_known_tiles([drawn_tiles(BATCH, (SIDE, SIDE))], [str(place % 4) for place in range(BATCH)])
+    return Gate(RULES, known.everything, known.structure)
+
+
+def _judge(judge: Judge, tiles: NDArray[np.uint8]) -> NDArray[np.str_]:
     # As predict does; but all are recognised, so that both ways recognise as many.
-    tile_quality(tiles, mpp)
+    judge(tiles)
     return np.zeros(len(tiles), dtype="U1")
 
 
