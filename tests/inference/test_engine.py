@@ -145,6 +145,29 @@ def test_a_slide_without_a_clean_tile_has_no_probability():
     assert np.isnan(found.proba).all()
 
 
+def test_tiles_that_are_skipped_are_not_read_and_keep_their_reason():
+    boxes = grid()[:200]
+    skip = np.where(np.arange(200) % 2 == 0, "air", "")
+    reader, told = GreyRamp(), []
+    found = recognise_tiles(
+        slide_of(reader),
+        boxes,
+        Size(8, 8),
+        MeanRed(),
+        n_classes=2,
+        skip=skip,
+        on_progress=lambda done, of: told.append((done, of)),
+    )
+    assert reader.n_reads == 100
+    assert found.flag.tolist() == skip.tolist()
+    assert np.isnan(found.proba[::2]).all()
+    whole = recognise_tiles(slide_of(GreyRamp()), boxes, Size(8, 8), MeanRed(), n_classes=2)
+    assert np.array_equal(found.proba[1::2], whole.proba[1::2])
+    assert told[-1] == (200, 200)
+    nothing = recognise_tiles(slide_of(reader), boxes, Size(8, 8), MeanRed(), n_classes=2, skip=np.full(200, "air"))
+    assert np.isnan(nothing.proba).all()
+
+
 def test_reading_stays_a_few_batches_ahead():
     reader = GreyRamp()
     recogniser = MeanRed(reader)

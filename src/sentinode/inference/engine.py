@@ -93,6 +93,7 @@ def recognise_tiles(  # noqa: PLR0913 - each is a choice of its own
     n_classes: int,
     judge: Judge | None = None,
     measure: Measure | None = None,
+    skip: NDArray[np.str_] | None = None,
     readers: int = 2,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Recognised:
@@ -114,6 +115,8 @@ def recognise_tiles(  # noqa: PLR0913 - each is a choice of its own
         Looks at the tiles before the recogniser; what it flags is not recognised.
     measure : callable, optional
         Measures the tiles that the judge lets through.
+    skip : (n,) str, optional
+        Why tiles are not even read; ``""`` for the others.
     readers : int
         Threads that read.
     on_progress : callable, optional
@@ -132,12 +135,13 @@ def recognise_tiles(  # noqa: PLR0913 - each is a choice of its own
     # SlideError comes out of the thread that read.
     proba = np.full((len(boxes), n_classes), np.nan, dtype=np.float32)
     measured: NDArray[np.float32] | None = None
-    flag = np.empty(len(boxes), dtype="U16")
+    flag = np.zeros(len(boxes), dtype="U16") if skip is None else skip.astype("U16")
+    rows = np.flatnonzero(flag == "")
     reading = judging = recognising = waiting = 0.0
-    done, asked = 0, time.perf_counter()
+    done, asked = len(boxes) - len(rows), time.perf_counter()
     # A thread that reads uses one core: libraries of linear algebra would start as many threads again in each.
     with threadpool_limits(1, user_api="blas"):
-        for batch in _read_ahead(slide, boxes, tile, (judge, measure), readers):
+        for batch in _read_ahead(slide, boxes, rows[_in_blocks(boxes[rows])], tile, (judge, measure), readers):
             came = time.perf_counter()
             flag[batch.rows] = batch.flag
             clean = batch.flag == ""
@@ -169,15 +173,22 @@ class _Batch(NamedTuple):
 
 def _in_blocks(boxes: NDArray[np.int64]) -> NDArray[np.int64]:
     # The rows of the boxes, block after block: as many boxes across and down as make a batch, about.
+    if len(boxes) == 0:
+        return np.empty(0, dtype=np.int64)
     side = np.maximum(1, boxes[:, 2:].max(axis=0) * math.isqrt(BATCH))
     block = boxes[:, :2] // side
     return np.lexsort((boxes[:, 0], boxes[:, 1], block[:, 0], block[:, 1]))
 
 
 def _read_ahead(
-    slide: Slide, boxes: NDArray[np.int64], tile: Size, looks: tuple[Judge | None, Measure | None], readers: int
+    slide: Slide,
+    boxes: NDArray[np.int64],
+    order: NDArray[np.int64],
+    tile: Size,
+    looks: tuple[Judge | None, Measure | None],
+    readers: int,
 ) -> Iterator[_Batch]:
-    order, (judge, measure) = _in_blocks(boxes), looks
+    judge, measure = looks
 
     def read(begin: int) -> _Batch:
         started, rows = time.thread_time(), order[begin : begin + BATCH]
@@ -193,7 +204,7 @@ def _read_ahead(
     waiting: deque[Future[_Batch]] = deque()
     with ThreadPoolExecutor(readers, thread_name_prefix="read-tiles") as pool:
         try:
-            for begin in range(0, len(boxes), BATCH):
+            for begin in range(0, len(order), BATCH):
                 waiting.append(pool.submit(read, begin))
                 if len(waiting) > AHEAD:
                     yield waiting.popleft().result()

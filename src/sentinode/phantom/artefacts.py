@@ -1,4 +1,4 @@
-"""What spoils a slide, with its place known: strokes of a pen, a part out of focus, a fold.
+"""What spoils a slide, with its place known: strokes of a pen, a part out of focus, a fold, a bubble of air.
 
 They act on pixels that are painted already; where and how strongly depends on the place alone.
 """
@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 from sentinode.phantom.lattice import Floats, SmoothField, Window
 from sentinode.phantom.outlines import Blob, Stroke
 
-__all__ = ["ARTEFACTS", "PEN_COLOURS", "Artefact", "Repaint", "spoil"]
+__all__ = ["ARTEFACTS", "COMMON", "PEN_COLOURS", "Artefact", "Repaint", "spoil"]
 
 Repaint: TypeAlias = Callable[[Window], NDArray[np.uint8]]
 """Paints any window as it would be without artefacts."""
@@ -28,7 +28,10 @@ PEN_COLOURS: Mapping[str, tuple[float, float, float]] = MappingProxyType({
 })
 """Kind of artefact -> what part of red, green and blue its ink lets through."""
 
-ARTEFACTS = (*PEN_COLOURS, "blur", "fold")
+COMMON = (*PEN_COLOURS, "blur", "fold")
+"""The kinds that a cohort has without being asked."""
+
+ARTEFACTS = (*COMMON, "bubble")
 """All kinds."""
 
 _INK_EDGE_UM = np.float32(12.0)
@@ -36,6 +39,12 @@ _BLUR_UM = 5.0  # standard deviation where it is worst
 _BLUR_EDGE_UM = np.float32(140.0)
 _FOLD_EDGE_UM = np.float32(4.0)
 _FOLD_SHIFT_UM = 90.0  # from how far the tissue comes that lies double
+_RIM_UM = (16.0, 11.0)  # of a bubble: how far inside the outline its dark rim lies, and its standard deviation
+_RIM_DENSITY = np.float32(1.3)
+_HALO_UM = (48.0, 9.0)  # the light that the rim bends away
+_HALO = np.float32(0.12)
+_DRY_BLUR_UM = 2.0  # in air, the focus lies elsewhere
+_DRY = np.float32(1.25)  # and tissue scatters: densities are higher
 
 
 @dataclass(frozen=True)
@@ -55,8 +64,13 @@ class Artefact:
 
     @property
     def is_pen(self) -> bool:
-        """Whether it also lies on bare glass."""
+        """Whether it is ink."""
         return self.kind in PEN_COLOURS
+
+    @property
+    def on_glass(self) -> bool:
+        """Whether it is seen on bare glass as well."""
+        return self.is_pen or self.kind == "bubble"
 
     def meets(self, window: Window) -> Window | None:
         """Cut a window down to where the artefact may be.
@@ -110,6 +124,8 @@ def spoil(
         spoilt = _inked(view, artefact, part, depth, seed)
     elif artefact.kind == "blur":
         spoilt = _blurred(view, part, depth, repaint)
+    elif artefact.kind == "bubble":
+        spoilt = _dried(view, part, depth, repaint, white)
     else:
         spoilt = _folded(view, part, depth, repaint, white)
     view[:] = np.clip(np.rint(spoilt), 0, 255).astype(np.uint8)
@@ -133,6 +149,21 @@ def _blurred(view: NDArray[np.uint8], part: Window, depth: Floats, repaint: Repa
     share = np.clip(depth / _BLUR_EDGE_UM, 0, 1)[..., None]
     blurred: Floats = view * (1 - share) + soft * share
     return blurred
+
+
+def _dried(view: NDArray[np.uint8], part: Window, depth: Floats, repaint: Repaint, white: Floats) -> Floats:
+    # Air bends light at its rim: a dark line without a colour, a bright one inside it. Within, tissue is dry: dull,
+    # darker, out of focus.
+    sigma = _DRY_BLUR_UM / part.mpp
+    margin = int(np.ceil(3 * sigma))
+    around = repaint(part.grown(margin)).astype(np.float32)
+    soft = gaussian_filter(around, (sigma, sigma, 0), truncate=3)[margin:-margin, margin:-margin]
+    dry = white * np.clip(soft / white, 1e-3, 1) ** _DRY
+    rim, halo = (np.exp(-(((depth - at) / width) ** 2) / 2) for at, width in (_RIM_UM, _HALO_UM))
+    light = np.exp(-_RIM_DENSITY * rim) * (1 + _HALO * halo)
+    share = np.clip(depth / 4, 0, 1)[..., None]
+    dried: Floats = view * (1 - share) + dry * light[..., None] * share
+    return dried
 
 
 def _folded(view: NDArray[np.uint8], part: Window, depth: Floats, repaint: Repaint, white: Floats) -> Floats:

@@ -342,9 +342,9 @@ class PhantomSlide:
         Returns
         -------
         bool
-            False for all tiles of 256 px that tissue or ink comes near to.
+            False for all tiles of 256 px that tissue, ink or air comes near to.
         """
-        return not any(tile in self._painted or tile in self._inked for tile in _tiles_of(box))
+        return not any(tile in self._painted or tile in self._covered for tile in _tiles_of(box))
 
     def read(self, box: Box) -> NDArray[np.uint8]:
         """Paint a part, artefacts included.
@@ -414,14 +414,14 @@ class PhantomSlide:
         Returns
         -------
         (ceil(height / downsample), ceil(width / downsample)) uint8
-            0 glass, 1 tissue, 2 tumour; over these 3 ink, 4 out of focus, 5 fold.
+            0 glass, 1 tissue, 2 tumour; over these 3 ink, 4 out of focus, 5 fold, 6 air.
         """
         mask = _rasterised(self.tissue, box, downsample).astype(np.uint8)
         mask[_rasterised(self.tumour, box, downsample)] = 2
         for artefact, outline in self.artefacts:
             there = _rasterised(outline, box, downsample)
-            value = 3 if artefact.is_pen else 4 if artefact.kind == "blur" else 5
-            mask[there if artefact.is_pen else there & (mask > 0)] = value
+            value = 3 if artefact.is_pen else {"blur": 4, "fold": 5, "bubble": 6}[artefact.kind]
+            mask[there if artefact.on_glass else there & (mask > 0)] = value
         return mask
 
     def _clean(self, window: Window) -> NDArray[np.uint8]:
@@ -449,9 +449,9 @@ class PhantomSlide:
         return _tiles_over(self.tissue.buffer(_REACH_UM / self.plan.mpp), self.size)
 
     @functools.cached_property
-    def _inked(self) -> dict[tuple[int, int], Box]:
-        pens = [outline for artefact, outline in self.artefacts if artefact.is_pen]
-        return _tiles_over(shapely.union_all(pens).buffer(_REACH_UM / self.plan.mpp), self.size)
+    def _covered(self) -> dict[tuple[int, int], Box]:
+        there = [outline for artefact, outline in self.artefacts if artefact.on_glass]
+        return _tiles_over(shapely.union_all(there).buffer(_REACH_UM / self.plan.mpp), self.size)
 
 
 def write_slide(phantom: PhantomSlide, path: Path) -> tuple[Size, ...]:
@@ -773,6 +773,10 @@ def _place_artefact(kind: str, plan: SlidePlan, blobs: list[Blob], rng: np.rando
         radius = node.short_um * float(rng.uniform(0.3, 0.5))
         waves = ((2, 0.12, around), (3, 0.1, 1.0))
         return Artefact(kind, Blob(x, y, radius, radius * float(rng.uniform(0.6, 0.9)), around, waves))
+    if kind == "bubble":
+        radius = max(180.0, node.short_um * float(rng.uniform(0.3, 0.6)))
+        waves = ((2, 0.05, around), (3, 0.03, 1.0))
+        return Artefact(kind, Blob(x, y, radius, radius * float(rng.uniform(0.85, 1.0)), around, waves))
     x, y = (
         min(max(at, 0.12 * side), 0.88 * side)
         for at, side in ((x, plan.size.width * plan.mpp), (y, plan.size.height * plan.mpp))

@@ -966,12 +966,30 @@ class TileLabels:
     reasons : (n,) str
         Why it was left out: ``excluded`` (touches an excluded region), ``ambiguous`` (too little of a class, too
         much for none), ``tied`` (two classes with the same share), ``unannotated`` (no class, and no background
-        was named); "" where it has a label.
+        was named), ``air`` (it lies in a bubble); "" where it has a label.
     """
 
     labels: NDArray[np.str_]
     share: NDArray[np.float32]
     reasons: NDArray[np.str_]
+
+    def without(self, tiles: NDArray[np.bool_], reason: str) -> "TileLabels":
+        """Leave out tiles, whatever they show.
+
+        Parameters
+        ----------
+        tiles : (n,) bool
+            Which.
+        reason : str
+            Why.
+
+        Returns
+        -------
+        TileLabels
+            What was left out before keeps its reason.
+        """
+        now = tiles & (self.labels != "")
+        return TileLabels(np.where(now, "", self.labels), self.share, np.where(now, reason, self.reasons))
 
     @property
     def counts(self) -> dict[str, int]:

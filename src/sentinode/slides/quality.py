@@ -1,4 +1,4 @@
-"""What is wrong with tiles: blurred, inked, folded, black, or empty; and whether a slide can be used at all.
+"""What is wrong with tiles: blurred, inked, folded, in air, black, or empty; and whether a slide can be used at all.
 
 Classical measures on optical density, each a share of the tile, so that a tile has a verdict and a reason. Blur is the
 energy of the finest detail relative to the detail of cells (after Pech-Pacheco et al. 2000, "Diatom autofocusing in
@@ -19,7 +19,16 @@ from sentinode.slides.densities import halved
 from sentinode.slides.slide import Pixels
 from sentinode.slides.tissue import ink, optical_density
 
-__all__ = ["LIMITS", "QualityFindings", "TileQuality", "quality_findings", "tile_quality", "usable"]
+__all__ = [
+    "IN_AIR",
+    "LIMITS",
+    "REASONS",
+    "QualityFindings",
+    "TileQuality",
+    "quality_findings",
+    "tile_quality",
+    "usable",
+]
 
 Shares = NDArray[np.float32]
 Floats = NDArray[np.float32]
@@ -27,6 +36,12 @@ Floats = NDArray[np.float32]
 LIMITS: Mapping[str, float] = MappingProxyType({"black": 0.5, "pen": 0.1, "fold": 0.2, "blur": 0.5, "empty": 0.95})
 """Flag -> share of the tile (for blur: of its tissue) from which a tile has it; in the order that a tile's first
 reason is looked for. docs/tissue.md has the reason of each."""
+
+IN_AIR = 0.25
+"""Share of a tile from which it lies in a bubble; bubbles are seen on the whole slide (`sentinode.slides.tissue`)."""
+
+REASONS = ("air", *LIMITS)
+"""Why a tile of tissue is left out, in the order that its first reason is looked for."""
 
 MOST_EXCLUDED = 0.5
 """Share of tissue tiles: of a slide that loses more, what is left no longer stands for the section."""
@@ -88,7 +103,7 @@ class QualityFindings:
     n_excluded : int
         Of these, with a flag.
     reasons : mapping of str to int
-        Flag -> tiles excluded for it; each counts once, for its first reason in the order of `LIMITS`.
+        Flag -> tiles excluded for it; each counts once, for its first reason in the order of `REASONS`.
     """
 
     n_tiles: int
@@ -106,7 +121,7 @@ class QualityFindings:
         Parameters
         ----------
         reason : str
-            A key of `LIMITS`.
+            One of `REASONS`.
 
         Returns
         -------
@@ -149,7 +164,7 @@ def quality_findings(flags: Sequence[frozenset[str]]) -> QualityFindings:
     Parameters
     ----------
     flags : sequence of frozenset of str
-        Of each tile, as `TileQuality.flags`; of batches, one after the other.
+        Of each tile, of `REASONS`, as `TileQuality.flags`; of batches, one after the other.
 
     Returns
     -------
@@ -161,8 +176,8 @@ def quality_findings(flags: Sequence[frozenset[str]]) -> QualityFindings:
     >>> quality_findings([frozenset(), frozenset({"blur"}), frozenset({"blur", "pen"})])
     QualityFindings(n_tiles=3, n_excluded=2, reasons={'pen': 1, 'blur': 1})
     """
-    first = Counter(next(name for name in LIMITS if name in of_tile) for of_tile in flags if of_tile)
-    reasons = {name: first[name] for name in LIMITS if first[name]}
+    first = Counter(next(name for name in REASONS if name in of_tile) for of_tile in flags if of_tile)
+    reasons = {name: first[name] for name in REASONS if first[name]}
     return QualityFindings(len(flags), sum(reasons.values()), reasons)
 
 

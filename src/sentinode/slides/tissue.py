@@ -11,16 +11,17 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from sentinode.geometry import Raster, Scale, Size
+from sentinode.slides.bubbles import bubbles
 from sentinode.slides.slide import Pixels, Slide
 
-__all__ = ["TissueMask", "ink", "optical_density", "tissue_mask", "tissue_of"]
+__all__ = ["Survey", "TissueMask", "ink", "optical_density", "survey", "survey_thumbnail", "tissue_mask", "tissue_of"]
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -49,7 +50,7 @@ INK_REACH_UM = 250.0  # how far a stroke fades
 
 @dataclass(frozen=True, eq=False)
 class TissueMask:
-    """Where tissue is.
+    """Where tissue is, or what lies over it.
 
     Parameters
     ----------
@@ -147,8 +148,23 @@ class TissueMask:
         return integral
 
 
-def tissue_of(slide: Slide) -> TissueMask:
-    """Find the tissue of a slide.
+class Survey(NamedTuple):
+    """What is where on a slide, as seen from afar.
+
+    Parameters
+    ----------
+    tissue : TissueMask
+        Tissue, also where it lies in air.
+    air : TissueMask
+        Bubbles under the coverslip, with their rims; over tissue and over glass.
+    """
+
+    tissue: TissueMask
+    air: TissueMask
+
+
+def survey(slide: Slide) -> Survey:
+    """Find the tissue of a slide, and the air over it.
 
     Parameters
     ----------
@@ -157,7 +173,7 @@ def tissue_of(slide: Slide) -> TissueMask:
 
     Returns
     -------
-    TissueMask
+    Survey
         At 12 um a pixel, or at most 4,000 px wide or high; not finer than the slide.
 
     Raises
@@ -171,11 +187,55 @@ def tissue_of(slide: Slide) -> TissueMask:
     longest = max(info.size.width, info.size.height)
     thumbnail = slide.thumbnail(max(1, min(LONGEST, round(longest / downsample))))
     height, width = thumbnail.shape[:2]
-    return tissue_mask(thumbnail, Raster(info.size, Size(width, height)), mpp=info.mpp)
+    return survey_thumbnail(thumbnail, Raster(info.size, Size(width, height)), mpp=info.mpp)
+
+
+def tissue_of(slide: Slide) -> TissueMask:
+    """Find the tissue of a slide.
+
+    Parameters
+    ----------
+    slide : Slide
+        Open.
+
+    Returns
+    -------
+    TissueMask
+        As in `survey`.
+
+    Raises
+    ------
+    SlideError
+        If the file cannot be read.
+    """
+    # SlideError is the reader's.
+    return survey(slide).tissue
 
 
 def tissue_mask(thumbnail: Pixels, raster: Raster, *, mpp: float | None = None) -> TissueMask:
     """Find the tissue in a picture of a whole slide.
+
+    Parameters
+    ----------
+    thumbnail, raster, mpp
+        As for `survey_thumbnail`.
+
+    Returns
+    -------
+    TissueMask
+        With fat and small holes, without ink (over tissue, too), dust, dark borders and debris; empty for glass.
+
+    Raises
+    ------
+    ValueError
+        If the thumbnail has another size than the raster says.
+    """
+    # ValueError is that of the survey.
+    return survey_thumbnail(thumbnail, raster, mpp=mpp).tissue
+
+
+def survey_thumbnail(thumbnail: Pixels, raster: Raster, *, mpp: float | None = None) -> Survey:
+    """Find tissue and air in a picture of a whole slide.
 
     Parameters
     ----------
@@ -188,8 +248,8 @@ def tissue_mask(thumbnail: Pixels, raster: Raster, *, mpp: float | None = None) 
 
     Returns
     -------
-    TissueMask
-        With fat and small holes, without ink (over tissue, too), dust, dark borders and debris; empty for glass.
+    Survey
+        Of the size of the thumbnail.
 
     Raises
     ------
@@ -207,7 +267,8 @@ def tissue_mask(thumbnail: Pixels, raster: Raster, *, mpp: float | None = None) 
     found = _without_small(found, PIECE_MM2 * 1e6 / um**2)
     found = ~_without_small(~found, HOLE_MM2 * 1e6 / um**2)
     found &= ~excluded
-    return TissueMask(_without_small(found, PIECE_MM2 * 1e6 / um**2), raster)
+    found = _without_small(found, PIECE_MM2 * 1e6 / um**2)
+    return Survey(TissueMask(found, raster), TissueMask(bubbles(density, um), raster))
 
 
 def optical_density(pixels: Pixels, glass: ArrayLike) -> Floats:

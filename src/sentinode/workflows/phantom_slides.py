@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 from sentinode.errors import ExportError, PlanError
 from sentinode.execution import Failure, run_jobs
 from sentinode.geometry import Box, Size
-from sentinode.phantom.artefacts import ARTEFACTS
+from sentinode.phantom.artefacts import COMMON
 from sentinode.phantom.slides import LesionWish, PhantomSlide, SlidePlan, draw_slide, write_slide
 from sentinode.seeds import stream
 from sentinode.slides.annotations import Annotations, Region, write_asap, write_geojson
@@ -77,6 +77,7 @@ MASK_VALUES: Mapping[str, int] = MappingProxyType({
     "ink": 3,
     "out of focus": 4,
     "fold": 5,
+    "air": 6,
 })
 """What the truth mask says; the later ones lie over the earlier ones."""
 
@@ -238,7 +239,7 @@ def _plan(patient: int, sites: int, preset: SlidePreset, seed: int, size: int | 
         width, height = (math.ceil(side / mpp / _ROUND_PX) * _ROUND_PX for side in (side_um, 0.82 * side_um))
     else:
         width = height = size
-    spoilt = rng.permutation(len(ARTEFACTS))[: int(rng.integers(0, 4))]
+    spoilt = rng.permutation(len(COMMON))[: int(rng.integers(0, 4))]
     return SlidePlan(
         slide_id=f"phantom-p{patient + 1:03d}-s1",
         seed=seed,
@@ -249,7 +250,7 @@ def _plan(patient: int, sites: int, preset: SlidePreset, seed: int, size: int | 
         section_um=section_um,
         nodes=preset.nodes[turn % len(preset.nodes)],
         lesions=lesions,
-        artefacts=tuple(ARTEFACTS[number] for number in sorted(spoilt.tolist())),
+        artefacts=tuple(COMMON[number] for number in sorted(spoilt.tolist())),
     )
 
 

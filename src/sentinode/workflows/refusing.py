@@ -20,7 +20,7 @@ from sentinode.evaluation.typicality import ATYPICAL, Neighbourhood, fit_neighbo
 from sentinode.models.bundle import Bundle, KnownTiles
 from sentinode.slides.appearance import appearance, n_structure
 from sentinode.slides.bright_field import FINDINGS, RULES, SMALLEST_PX, bright_field_findings
-from sentinode.slides.quality import LIMITS, tile_quality
+from sentinode.slides.quality import LIMITS, REASONS, tile_quality
 
 __all__ = ["Gate", "SlideLook", "fit_known_tiles", "gate_of", "patch_refusals"]
 
@@ -155,7 +155,7 @@ class Gate:
             What to do with it.
         """
         odd = Counter(one for one in flag.tolist() if one in FINDINGS)
-        n_fit = int(sum(one not in LIMITS for one in flag.tolist()))
+        n_fit = int(sum(one not in REASONS for one in flag.tolist()))
         facts: dict[str, Any] = {"level_of_tiles": ATYPICAL, "nonsense": dict(odd.most_common())}
         if n_fit and odd.total() > MOST * n_fit:
             (worst, n), share = odd.most_common(1)[0], odd.total() / n_fit

@@ -24,10 +24,11 @@ from sentinode.slides.annotations import (
     read_annotations,
 )
 from sentinode.slides.naming import slide_id_of
+from sentinode.slides.quality import IN_AIR
 from sentinode.slides.resolution import MppWish
 from sentinode.slides.slide import open_slide
 from sentinode.slides.tiling import MINIMUM_TISSUE, TileGrid, tile_grid
-from sentinode.slides.tissue import tissue_of
+from sentinode.slides.tissue import survey
 from sentinode.workflows.slide_inputs import find_slides, read_slide_table, require_shares, without_slide
 
 __all__ = ["TilesReport", "TilesWish", "make_tiles", "parse_classes"]
@@ -151,9 +152,10 @@ def make_tiles(
     frames, rows, left_out, notes = [], [], Counter[str](), _without_patient(paths, wish, known)
     for number, path in enumerate(paths, start=1):
         with open_slide(path, wish.slide_mpp) as slide:
+            seen = survey(slide)
             grid = tile_grid(
                 slide.info,
-                tissue_of(slide),
+                seen.tissue,
                 tile_px=wish.tile_px,
                 mpp=wish.mpp,
                 overlap=wish.overlap,
@@ -163,7 +165,7 @@ def make_tiles(
             if slide.info.note:
                 notes.append(f"{path.name}: {slide.info.note}")
             bounds = slide.info.bounds
-        labels = _labels(grid, drawn[path].placed(bounds), wish)
+        labels = _labels(grid, drawn[path].placed(bounds), wish).without(seen.air.share(grid.boxes) >= IN_AIR, "air")
         frames.append(_frame(grid, labels, known.get(slide_id, {}), slide_id, path.resolve().relative_to(root)))
         rows.append({
             "slide_id": slide_id,
