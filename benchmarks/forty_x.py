@@ -20,7 +20,7 @@ import numpy as np
 from sentinode.data.manifest import read_manifest
 from sentinode.evaluation.metrics import auc
 from sentinode.inference.predictions import read_predictions
-from sentinode.models.bundle import Bundle, patient_digest, read_bundle
+from sentinode.models.bundle import Bundle, read_bundle
 from sentinode.workflows.demo import SMALL_PAPER_CNN
 from sentinode.workflows.phantom_slides import SlidePreset, write_phantom_slides
 from sentinode.workflows.predicting import predict_slides
@@ -104,8 +104,8 @@ def run(folder: Path, wish: FortyX) -> Found:
         training = TrainingWish(wish.algorithm, wish.settings, test=wish.test, stop=wish.stop, seed=wish.seed)
         model = train_model(folder / "tiles.csv", folder / "model", training)
     lap("training")
-    seen = model.seen().patients
-    held_out = [row for row in rows if patient_digest(row["patient_id"]) not in seen]
+    seen = model.seen()
+    held_out = [row for row in rows if not seen.has_patient(row["patient_id"])]
     run = predict_slides([paths[row["slide_id"]] for row in held_out], folder / "model", folder / "answers")
     lap("recognising")
     if run.failures:

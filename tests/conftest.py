@@ -17,9 +17,11 @@ _PCAM = _SHARED / "pcam"
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test reads or writes what was measured on the machine of whoever runs them."""
+    """No test reads or writes what was measured on the machine of whoever runs them, or their salt."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SENTINODE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("SENTINODE_CONFIG", str(tmp_path_factory.mktemp("config")))
+        patch.delenv("SENTINODE_SALT", raising=False)
         yield
 
 

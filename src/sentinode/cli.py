@@ -331,6 +331,9 @@ def train(  # noqa: PLR0913 - the options of a command
     certify: Annotated[float, typer.Option(help="Share of the patients to certify a triage on; 0: no promise.")] = 0.0,
     alpha: Annotated[float, typer.Option(help="Triage: share of patients with a tumour that may be missed.")] = 0.01,
     delta: Annotated[float, typer.Option(help="Triage: probability with which its promise may be broken.")] = 0.05,
+    by_site: Annotated[
+        bool, typer.Option("--by-site", help="Triage: a promise for each site, too, from its own patients.")
+    ] = False,
     encoder: Annotated[
         Path | None, _path_option(help="A TOML file that states a local encoder: the recipe is a head on its features.")
     ] = None,
@@ -341,7 +344,21 @@ def train(  # noqa: PLR0913 - the options of a command
     from sentinode.workflows.training import TrainingWish, parse_settings, train_model
 
     known = parse_settings(settings or [])
-    wish = TrainingWish(algorithm, known, test, stop, unknown, mpp, seed, calibrate, certify, alpha, delta, encoder)
+    wish = TrainingWish(
+        algorithm,
+        known,
+        test=test,
+        stop=stop,
+        unknown=unknown,
+        mpp=mpp,
+        seed=seed,
+        calibrate=calibrate,
+        certify=certify,
+        alpha=alpha,
+        delta=delta,
+        by_site=by_site,
+        encoder=encoder,
+    )
     with training_progress() as listen:
         bundle = train_model(manifest, out, wish, listen)
     if as_json:
@@ -416,7 +433,7 @@ def evaluate(  # noqa: PLR0913 - the options of a command
         print_json(found.to_json())
     else:
         shown = {**found.metrics, **{name: found.calibration[name] for name in ("ece", "rms_corrected")}}
-        print_evaluation(shown, found.n_patients, str(model), n_unknown=found.n_unknown)
+        print_evaluation(shown, found.n_patients, str(model), n_unknown=found.n_unknown, notes=found.notes)
 
 
 def _evaluate_slides(
@@ -451,9 +468,13 @@ def predict(  # noqa: PLR0913 - the options of a command
         bool, typer.Option("--allow-atypical", help="Go on, at your own risk, where tissue is unlike the training's.")
     ] = False,
     overlay: Annotated[bool, typer.Option(help="Write the heatmap on the tissue as a pyramid, too.")] = True,
+    maps: Annotated[
+        bool, typer.Option("--maps", help="Show in the gallery of a slide what each answer rests on, too.")
+    ] = False,
     precision: Annotated[
         Literal["auto", "float32"], typer.Option(help="auto: bf16 where the CPU computes in it and stays close.")
     ] = "auto",
+    site: Annotated[str, typer.Option(help="Where the slides are from: sort them by the promise for that site.")] = "",
     profile: Annotated[bool, typer.Option("--profile", help="Say where the time went.")] = False,
     trail: Trail = None,
     as_json: AsJson = False,
@@ -473,6 +494,8 @@ def predict(  # noqa: PLR0913 - the options of a command
     slides = [one for one in inputs if one not in patches]
     if patches and slides:
         raise PlanError(f"{patches[0]} is of patches and {slides[0]} is not: recognise them in two calls")
+    if patches and maps:
+        raise PlanError(f"{patches[0]} is of patches, and --maps is of slides: look into one with sentinode explain")
     if patches:
         with progress("recognising patches") as advance:
             found = predict_patches(
@@ -496,7 +519,9 @@ def predict(  # noqa: PLR0913 - the options of a command
         check_quality=check_quality,
         allow_atypical=allow_atypical,
         overlay=overlay,
+        maps=maps,
         precision=precision,
+        site=site,
     )
     with prediction_progress() as listen:
         run = predict_slides(inputs, bundle, out, wish, listen, trail)
@@ -599,7 +624,7 @@ def drift(
     model: Annotated[Path, _path_option(help="The folder that sentinode train wrote.")],
     alarm: Annotated[float, typer.Option(help="Probability of a false alarm, ever.")] = 0.01,
     mpp: Annotated[float | None, typer.Option(help="Micrometres a pixel, where a file does not say.")] = None,
-    out: Annotated[Path | None, _path_option(help="A folder to write: drift.csv, drift.json.")] = None,
+    out: Annotated[Path | None, _path_option(help="A folder to write: drift.html, drift.csv, drift.json.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say whether scanner, stain or case mix changed since the training. Exit code 1: it did, or a case failed."""

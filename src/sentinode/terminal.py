@@ -144,7 +144,9 @@ def print_rows(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     console().print(table)
 
 
-def print_evaluation(metrics: "Mapping[str, Value]", n_patients: int, model: str, *, n_unknown: int = 0) -> None:
+def print_evaluation(
+    metrics: "Mapping[str, Value]", n_patients: int, model: str, *, n_unknown: int = 0, notes: "Sequence[str]" = ()
+) -> None:
     """Say how good a model is.
 
     Parameters
@@ -157,12 +159,16 @@ def print_evaluation(metrics: "Mapping[str, Value]", n_patients: int, model: str
         Where the model lies.
     n_unknown : int
         Tested images whose patient nobody knows.
+    notes : sequence of str
+        What a reader must know.
     """
     if metrics:
         rows = [(name, _share(one.value), f"{_share(one.low)} to {_share(one.high)}") for name, one in metrics.items()]
         print_rows(("", "value", "95 % over patients"), rows)
     if n_unknown:
         say(f"{n_unknown} images of unknown patients count as a patient each: the intervals are too short")
+    for note in notes:
+        say(note)
     say(f"{model}: measured on {n_patients} patients whom it has not seen. Research use only")
 
 
@@ -386,17 +392,21 @@ def print_drift(report: "DriftReport", out: Path | None) -> None:
     """
     at = report.test.alarmed_at
     end = len(report.cases) if at is None else at
-    columns = (report.cases, report.distance, report.test.p_values, report.test.log10_evidence)
     rows = [
-        (str(case), f"{away:.2f}", f"{p:.3f}", f"{10 ** min(float(evidence), 300.0):.3g}")
-        for case, away, p, evidence in list(zip(*columns, strict=True))[max(0, end - 10) : end]
+        (
+            str(report.cases[row]),
+            *(f"{one[row]:.2f}" for one in report.distances.values()),
+            f"{report.test.p_values[row]:.3f}",
+            f"{10 ** min(float(report.test.log10_evidence[row]), 300.0):.3g}",
+        )
+        for row in range(max(0, end - 10), end)
     ]
-    print_rows((f"case (to {end} of {len(report.cases)})", "distance", "p", "evidence"), rows)
+    print_rows((f"case (to {end} of {len(report.cases)})", *report.distances, "p", "evidence"), rows)
     for name, why in report.failures.items():
         say(f"{name}: not looked at: {why}")
     for line in report.in_words():
         say(line)
-    say(f"all cases: {out / 'drift.csv'}. Research use only" if out else "Research use only")
+    say(f"the page: {out / 'drift.html'}. Research use only" if out else "Research use only")
 
 
 def print_bench(found: "Bench") -> None:

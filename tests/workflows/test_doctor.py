@@ -23,6 +23,19 @@ def test_without_torch_the_doctor_says_what_to_install(monkeypatch):
     assert 'pip install "sentinode[train]"' in finding.advice
 
 
+def test_the_salt_is_told_by_its_place_and_mark_and_never_read_out(monkeypatch, tmp_path):
+    monkeypatch.setenv("SENTINODE_CONFIG", str(tmp_path))
+    assert found(doctor.examine(Path.cwd()), "Salt of the laboratory").found.startswith("none yet")
+    secret = "a secret of the laboratory"  # noqa: S105 - of a test
+    monkeypatch.setenv("SENTINODE_SALT", secret)
+    told = found(doctor.examine(Path.cwd()), "Salt of the laboratory")
+    assert told.state == "ok"
+    assert "SENTINODE_SALT" in told.found
+    assert secret not in told.found
+    monkeypatch.setenv("SENTINODE_SALT", "short")
+    assert found(doctor.examine(Path.cwd()), "Salt of the laboratory").state == "missing"
+
+
 def test_a_broken_openslide_is_told_and_does_not_stop_the_rest(monkeypatch):
     real = importlib.import_module
 

@@ -50,11 +50,29 @@ def test_a_training_stores_what_its_certify_patients_allow(patches):
     assert "nothing is promised of slides" in average.promise.in_words()
 
 
+def test_a_promise_for_each_site_is_stored_where_it_is_asked_for(draw_cohort, tmp_path):
+    table = draw_cohort(n_patients=24, n_patches=4, seed=8)
+    frame = table.frame.copy()
+    frame["site"] = np.where(frame["patient_id"].str[1:].astype(int) % 2, "bergen", "lyon")
+    write_manifest(Manifest(frame, table.classes, table.provenance, table.root), tmp_path / "m.csv")
+    wish = TrainingWish("naive-bayes", mpp=1.0, test=0.15, certify=0.5, alpha=0.2, by_site=True)
+    model = train_model(tmp_path / "m.csv", tmp_path / "model", wish)
+    promises = read_bundle(model.folder).facts.promises
+    kinds = ["confident", "average"]
+    assert [(one.site, one.kind) for one in promises] == [
+        (site, kind) for site in ("", "bergen", "lyon") for kind in kinds
+    ]
+    everyone, bergen, lyon = promises[1::2]
+    assert bergen.n_patients + lyon.n_patients == everyone.n_patients == 12
+    assert "of the patients of bergen with a tumour" in bergen.promise.in_words()
+    assert "of bergen" in (model.folder / "README.md").read_text(encoding="utf-8")
+
+
 def test_certify_patients_are_not_tested_on(patches):
     folder, model = patches
     with pytest.raises(LeakageError, match="trained on patients of it"):
         triage_manifest(folder / "ours.csv", model.folder, TriageWish(0.1))
-    assert len(model.seen().patients) == 18 - model.facts.data.n_patients["test"]
+    assert model.seen().n_patients == 18 - model.facts.data.n_patients["test"]
 
 
 def test_the_threshold_is_the_lowest_score_of_a_certify_patients_tumour(patches):

@@ -6,7 +6,7 @@
     BUNDLE/graph.onnx           a network: pixels in, probabilities out; or
     BUNDLE/estimator.skops      another algorithm, as scikit-learn's safe format holds it
     BUNDLE/weights.safetensors  of a network, for whoever wants to train on
-    BUNDLE/seen.json            salted digests of the patients, slides and images that it was trained on
+    BUNDLE/seen.json            digests of the patients, slides and images that it was trained on
     BUNDLE/typicality.json      what its training images look like, to notice a slide of another kind
     BUNDLE/known-tiles.json     the same of single tiles, and which rules against nonsense hold for it
     BUNDLE/slide-score.json     how tiles are put together to the score of a slide, where that was fitted
@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sentinode.errors import ExportError, ModelError
@@ -36,6 +35,7 @@ from sentinode.evaluation.triage import Promise, Unit
 from sentinode.evaluation.typicality import Neighbourhood, Typicality
 from sentinode.models.card import model_card
 from sentinode.models.encoder import EncoderUse
+from sentinode.models.identities import Seen
 from sentinode.storage import whole_folder
 
 __all__ = [
@@ -50,21 +50,18 @@ __all__ = [
     "DataFacts",
     "KnownTiles",
     "PromiseFacts",
-    "Seen",
     "TileFacts",
     "Value",
-    "image_digest",
     "known_tiles_json",
-    "patient_digest",
     "read_bundle",
-    "slide_digest",
     "typicality_json",
     "write_bundle",
 ]
 
 FORMAT = "sentinode-bundle"
-VERSION = 2
-"""2: may have a calibration and promises, which a reader of 1 would leave out unnoticed. What has 1 is still read."""
+VERSION = 3
+"""2: may have a calibration and promises. 3: ids of what was seen under the salt of a laboratory. A reader of an older
+version would leave these out unnoticed; what has an older version is still read."""
 GRAPH_FILE = "graph.onnx"
 ESTIMATOR_FILE = "estimator.skops"
 TYPICALITY_FILE = "typicality.json"
@@ -146,7 +143,8 @@ class CalibrationFacts(_Facts):
 class PromiseFacts(_Facts):
     """What the model promises of what it calls clear, from patients whom nothing else has touched.
 
-    As `sentinode.evaluation.triage.Promise`; a `threshold` of None calls nothing clear. `scoring` is what the scores of
+    As `sentinode.evaluation.triage.Promise`; a `threshold` of None calls nothing clear; a `site` is whose patients
+    alone it is for. `scoring` is what the scores of
     the slides depended on: a promise holds for no other. `cleared_normal` is the share of the certify patients' slides
     (or patches) without a tumour that is called clear.
     """
@@ -158,6 +156,7 @@ class PromiseFacts(_Facts):
     threshold: float | None
     n_patients: int
     misses: int
+    site: str = ""
     scoring: dict[str, Any] = Field(default_factory=dict)
     cleared_normal: Value = Value(value=None)
 
@@ -165,7 +164,7 @@ class PromiseFacts(_Facts):
     def promise(self) -> Promise:
         """The same, for the triage."""
         threshold = NOTHING if self.threshold is None else self.threshold
-        return Promise(self.kind, self.unit, self.alpha, self.delta, threshold, self.n_patients, self.misses)
+        return Promise(self.kind, self.unit, self.alpha, self.delta, threshold, self.n_patients, self.misses, self.site)
 
 
 class BundleFacts(_Facts):
@@ -176,7 +175,8 @@ class BundleFacts(_Facts):
     `by_site` has them for each site of the test part, and the number of its patients. `settings` has every setting of
     the algorithm, the defaults included. `calibration` is None where no patients were kept for it; the metrics are
     those of calibrated probabilities where there is one. `promises` are the confident one and the average one, where
-    patients were kept to certify. `encoder` is what tiles go through before the estimator, a head on its features.
+    patients were kept to certify, and both of each site where that was asked for. `encoder` is what tiles go through
+    before the estimator, a head on its features.
     """
 
     algorithm: str
@@ -199,22 +199,6 @@ class BundleFacts(_Facts):
     def positive(self) -> str:
         """The class that is looked for: the last one."""
         return self.classes[-1]
-
-
-@dataclass(frozen=True)
-class Seen:
-    """Digests of what a model was trained on, so that nobody tests it on the same by mistake.
-
-    Parameters
-    ----------
-    patients, slides, images : frozenset of str
-        Of `patient_digest`, `slide_digest` and `image_digest`: whoever holds the bundle cannot read an id out of it,
-        only ask whether one was there.
-    """
-
-    patients: frozenset[str]
-    slides: frozenset[str]
-    images: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -336,10 +320,9 @@ class Bundle:
         Raises
         ------
         ModelError
-            If the file cannot be read.
+            If the file, or the salt of the laboratory, cannot be read.
         """
-        values = _read_json(self.folder / _SEEN)
-        return Seen(*(frozenset(values.get(name, ())) for name in ("patients", "slides", "images")))
+        return Seen.from_json(_read_json(self.folder / _SEEN))
 
 
 def typicality_json(typicality: Typicality) -> bytes:
@@ -380,54 +363,6 @@ def known_tiles_json(known: KnownTiles) -> bytes:
     return (json.dumps(values, separators=(",", ":")) + "\n").encode()
 
 
-def patient_digest(patient: str) -> str:
-    """Digest the id of a patient (or slide, where that is all one knows).
-
-    Parameters
-    ----------
-    patient : str
-        As the manifest has it.
-
-    Returns
-    -------
-    str
-        SHA-256 (hex), salted: a table of digests of common ids made elsewhere does not fit.
-    """
-    return hashlib.sha256(f"sentinode patient\0{patient}".encode()).hexdigest()
-
-
-def slide_digest(slide: str) -> str:
-    """Digest the id of a slide, or the fingerprint of its content.
-
-    Parameters
-    ----------
-    slide : str
-        As the manifest, or the file, has it.
-
-    Returns
-    -------
-    str
-        SHA-256 (hex), salted.
-    """
-    return hashlib.sha256(f"sentinode slide\0{slide}".encode()).hexdigest()
-
-
-def image_digest(pixels: NDArray[np.uint8]) -> str:
-    """Digest what an image shows, whatever its file is called.
-
-    Parameters
-    ----------
-    pixels : (h, w, 3) uint8
-        Decoded.
-
-    Returns
-    -------
-    str
-        SHA-256 (hex).
-    """
-    return hashlib.sha256(f"{pixels.shape}".encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
-
-
 def write_bundle(folder: Path, facts: BundleFacts, content: Mapping[str, bytes], seen: Seen) -> Bundle:
     """Write a bundle: whole, or not at all.
 
@@ -453,8 +388,7 @@ def write_bundle(folder: Path, facts: BundleFacts, content: Mapping[str, bytes],
         If there is something of that name, or no room or permission.
     """
     require_free(folder)
-    listed = {name: sorted(getattr(seen, name)) for name in ("patients", "slides", "images")}
-    files = {**content, _SEEN: _json(listed), "README.md": model_card(facts).encode()}
+    files = {**content, _SEEN: _json(seen.to_json()), "README.md": model_card(facts).encode()}
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
     stated = {"format": FORMAT, "version": VERSION, **facts.model_dump(mode="json"), "files": digests}
     digest = _digest(stated)

@@ -221,7 +221,7 @@ def _sites(view: TriageView) -> Section:
 def _stored(view: TriageView) -> Section:
     rows = tuple(
         (
-            one.promise.kind,
+            one.promise.kind + (f", {one.promise.site}" if one.promise.site else ""),
             f"{100 * one.promise.alpha:g} %",
             f"{one.promise.threshold:.3f}",
             f"{one.n_missed} of {one.n_patients}",

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from sentinode._version import __version__
 from sentinode.errors import ExportError
-from sentinode.models.bundle import Bundle, BundleFacts, patient_digest, read_bundle
+from sentinode.models.bundle import Bundle, BundleFacts, read_bundle
 from sentinode.storage import write_whole
 from sentinode.study.events import Preparing, StudyEvent
 from sentinode.study.table import StudyTable
@@ -264,8 +264,8 @@ def run_demo(out: Path | str, seed: int = 1, on_event: Listener | None = None, p
         make_tiles(_paths(folder, drawn), tiles, wish, _preparing(listen, "laying tiles"))
     _tell(listen, 5)
     model = _model(folder, plan, seed, listen, going_on=going_on)
-    seen = model.seen().patients
-    held_out = [row for row in drawn if patient_digest(row["patient_id"]) not in seen]
+    seen = model.seen()
+    held_out = [row for row in drawn if not seen.has_patient(row["patient_id"])]
     _tell(listen, 6)
     run = predict_slides(_paths(folder, held_out), model.folder, folder / "answers", on_event=listen)
     return Demo(

@@ -51,7 +51,7 @@ class Finding:
 
 
 def examine(folder: Path) -> tuple[Finding, ...]:
-    """Examine Python, CPU, memory, disk and the optional parts of the installation.
+    """Examine Python, CPU, memory, disk, the salt of the laboratory and the optional parts of the installation.
 
     Parameters
     ----------
@@ -76,6 +76,7 @@ def examine(folder: Path) -> tuple[Finding, ...]:
         _disk(folder),
         _openslide(),
         _runtime(),
+        _salt(),
         _training(),
     )
 
@@ -154,6 +155,21 @@ def _runtime() -> Finding:
     n_models = f"{len(choices)} model{'s' * (len(choices) != 1)}"
     return Finding(
         "Runtime", "ok", f"{machine.engine}, {precision}; {n_models} measured, the latest: {latest.precision}, {way}"
+    )
+
+
+def _salt() -> Finding:
+    from sentinode.models.identities import SALT_VARIABLE, find_salt, salt_file  # noqa: PLC0415 - as the others
+
+    try:
+        salt = find_salt()
+    except ModelError as fault:
+        return Finding("Salt of the laboratory", "missing", "not usable", str(fault))
+    where = f"the variable {SALT_VARIABLE}" if os.environ.get(SALT_VARIABLE) else str(salt_file())
+    if salt is None:
+        return Finding("Salt of the laboratory", "ok", f"none yet: the first train makes one, in {where}")
+    return Finding(
+        "Salt of the laboratory", "ok", f"{where}; its mark is {salt.mark[:8]}, the same on all your machines"
     )
 
 

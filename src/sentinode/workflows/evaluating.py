@@ -14,26 +14,35 @@ from sentinode.data.patches import PatchSource
 from sentinode.errors import ExportError, LeakageError, ModelError, PlanError
 from sentinode.evaluation.bootstrap import Interval, RepeatPredictions, Statistic, bootstrap_patients
 from sentinode.evaluation.calibration import measure_calibration
-from sentinode.models.bundle import Bundle, Value, image_digest, patient_digest, read_bundle, slide_digest
+from sentinode.models.bundle import Bundle, Value, read_bundle
+from sentinode.models.identities import image_digest
 from sentinode.models.runtime import open_recogniser
 from sentinode.slides.slide import fingerprint
 from sentinode.storage import whole_file
 from sentinode.workflows.trail import trail_file, write_trail
 
 __all__ = [
+    "FOREIGN_IDS",
     "Evaluation",
     "evaluate_model",
     "measure_model",
     "measure_predictions",
     "measure_reliability",
     "require_unseen",
-    "seen_slides",
+    "slides_of",
     "the_manifest",
 ]
 
 BATCH = 64
 METRICS = ("auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "log_loss", "brier")
 SHOWN = 3
+
+
+FOREIGN_IDS = (
+    "the model has ids of patients under the salt of another laboratory: whether it was trained on these was asked of "
+    "the content of images and slides, and could not be asked of the ids of patients"
+)
+"""What must be said where `Seen.knows_ids` is false."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +63,8 @@ class Evaluation:
         ``image_id, patient_id, label, proba_<class> ...``.
     calibration : dict of str to Value
         How far the probabilities are from what came true: `sentinode.evaluation.calibration.MEASURES`.
+    notes : tuple of str
+        What a reader must know.
     """
 
     bundle: Bundle
@@ -63,6 +74,7 @@ class Evaluation:
     n_unknown: int
     predictions: pd.DataFrame
     calibration: dict[str, Value]
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Write it as JSON would.
@@ -70,7 +82,8 @@ class Evaluation:
         Returns
         -------
         dict
-            Each metric as ``value, low, high``, the counts, and ``calibration`` with the same of each of its measures.
+            Each metric as ``value, low, high``, the counts, ``calibration`` with the same of each of its measures, and
+            the notes.
         """
         return {
             "model": self.bundle.digest,
@@ -79,6 +92,7 @@ class Evaluation:
             "n_patients": self.n_patients,
             "n_unknown": self.n_unknown,
             "calibration": {name: one.model_dump() for name, one in self.calibration.items()},
+            "notes": list(self.notes),
         }
 
 
@@ -201,6 +215,7 @@ def measure_model(
         int((groups == "").sum()),
         frame,
         measure_reliability(table, bundle.facts.classes, proba),
+        () if seen.knows_ids else (FOREIGN_IDS,),
     )
 
 
@@ -225,15 +240,18 @@ def require_unseen(bundle: Bundle, table: Manifest, manifest: Path | str) -> Non
     SlideError
         If a slide cannot be read.
     """
-    # SlideError is seen_slides's.
+    # SlideError is slides_of's.
     _require_classes(bundle, table, manifest)
     seen = bundle.seen()
-    known = [name for name in dict.fromkeys(table.groups.tolist()) if name and patient_digest(name) in seen.patients]
+    known = [name for name in dict.fromkeys(table.groups.tolist()) if name and seen.has_patient(name)]
     if known:
         raise LeakageError(_in_words(manifest, "patients", known))
-    if seen_slides(table) & seen.slides:
-        names = [name for name in dict.fromkeys(table.frame["slide_id"]) if slide_digest(name) in seen.slides]
-        raise LeakageError(_in_words(manifest, "slides", names or ["the same files under other names"]))
+    names, contents = slides_of(table)
+    met = [name for name in names if seen.has_slide(name)]
+    if met:
+        raise LeakageError(_in_words(manifest, "slides", met))
+    if any(seen.has_content(one) for one in contents):
+        raise LeakageError(_in_words(manifest, "slides", ["the same files under other names"]))
 
 
 def the_manifest(inputs: Sequence[Path], for_slides: Sequence[Path | None] = ()) -> Path:
@@ -263,8 +281,8 @@ def the_manifest(inputs: Sequence[Path], for_slides: Sequence[Path | None] = ())
     return inputs[0]
 
 
-def seen_slides(table: Manifest) -> frozenset[str]:
-    """Digest the slides of a manifest: their ids and, where the images are tiles of slides, their content.
+def slides_of(table: Manifest) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """List the slides of a manifest: their ids and, where the images are tiles of slides, their content.
 
     Parameters
     ----------
@@ -273,8 +291,10 @@ def seen_slides(table: Manifest) -> frozenset[str]:
 
     Returns
     -------
-    frozenset of str
-        Of `slide_digest`.
+    names : tuple of str
+        Ids, each once.
+    contents : tuple of str
+        Fingerprints.
 
     Raises
     ------
@@ -282,10 +302,10 @@ def seen_slides(table: Manifest) -> frozenset[str]:
         If a slide cannot be read.
     """
     # SlideError is fingerprint's.
-    names = {str(name) for name in table.frame["slide_id"] if name}
-    if table.tile_px is not None:
-        names |= {fingerprint(table.root / path) for path in dict.fromkeys(table.frame["path"])}
-    return frozenset(slide_digest(name) for name in names)
+    names = tuple(dict.fromkeys(str(name) for name in table.frame["slide_id"] if name))
+    if table.tile_px is None:
+        return names, ()
+    return names, tuple(fingerprint(table.root / path) for path in dict.fromkeys(table.frame["path"]))
 
 
 def measure_predictions(table: Manifest, classes: Sequence[str], proba: NDArray[np.float32]) -> dict[str, Value]:

@@ -32,12 +32,13 @@ from sentinode.evaluation.froc import (
 from sentinode.geometry import Box
 from sentinode.inference.detections import RADIUS_UM, tile_peaks, write_detections
 from sentinode.inference.predictions import TilePredictions, read_predictions
-from sentinode.models.bundle import Bundle, Value, patient_digest, read_bundle, slide_digest
+from sentinode.models.bundle import Bundle, Value, read_bundle
 from sentinode.report.figures import to_svg
 from sentinode.report.froc_figure import froc_figure
 from sentinode.slides.naming import slide_id_of
 from sentinode.slides.slide import fingerprint
 from sentinode.storage import whole_file, write_whole
+from sentinode.workflows.evaluating import FOREIGN_IDS
 from sentinode.workflows.predicting import PredictionWish, SlideDone, TilesDone, predict_slides
 from sentinode.workflows.slide_inputs import find_slides, mpp_wish, read_slide_table
 from sentinode.workflows.slide_truth import LEVEL_5_UM, SlideTruth, TruthWish, find_truth, lesions_on
@@ -356,12 +357,12 @@ def require_unseen(slides: Sequence[Path], patients: Mapping[str, str], bundle: 
     for path in slides:
         slide_id = slide_id_of(path)
         try:
-            names = (slide_id, fingerprint(path))
+            content = fingerprint(path)
         except (SlideError, OSError) as error:
             failures[str(path)] = str(error)
             continue
-        owner = patient_digest(patients[slide_id] or slide_id)
-        if owner in seen.patients or {slide_digest(name) for name in names} & seen.slides:
+        owner = patients[slide_id] or slide_id
+        if seen.has_patient(owner) or seen.has_slide(slide_id) or seen.has_content(content):
             met.append(slide_id)
     if met:
         some = ", ".join(met[:SHOWN]) + (" and more" if len(met) > SHOWN else "")
@@ -476,6 +477,8 @@ def _notes(
         notes.append("synthetic slides: this says nothing about tissue")
     elif bundle.facts.data.synthetic:
         notes.append("a model of synthetic images: this says nothing about tissue")
+    if not bundle.seen().knows_ids:
+        notes.append(FOREIGN_IDS)
     if not any(one.lesions for one in rows):
         notes.append("no slide has a lesion that counts, so there is no FROC score")
     if positive.all() or not positive.any():

@@ -19,14 +19,12 @@ from sentinode.inference.summary import slide_score
 from sentinode.models.bundle import (
     SLIDE_SCORE_FILE,
     Bundle,
-    Seen,
     Value,
-    patient_digest,
     read_bundle,
     require_free,
-    slide_digest,
     write_bundle,
 )
+from sentinode.models.identities import Seen, laboratory_salt
 from sentinode.slides.naming import slide_id_of
 from sentinode.slides.slide import fingerprint
 from sentinode.workflows.predicting import PredictionWish, SlideDone, TilesDone, predict_slides
@@ -235,13 +233,8 @@ def _with_score(
 ) -> Bundle:
     content = {name: (bundle.folder / name).read_bytes() for name in bundle.files if name not in _MADE_ANEW}
     content[SLIDE_SCORE_FILE] = (json.dumps(stated, indent=2) + "\n").encode()
-    seen = bundle.seen()
-    names = {name for path in used for name in (slide_id_of(path), fingerprint(path))}
-    more = Seen(
-        seen.patients | {patient_digest(name) for name in owners},
-        seen.slides | {slide_digest(name) for name in names},
-        seen.images,
-    )
+    names, contents = [slide_id_of(path) for path in used], [fingerprint(path) for path in used]
+    more = bundle.seen().and_also(Seen.under(laboratory_salt(), owners, names, contents, ()))
     # What was promised of slides was promised of another score.
     kept = tuple(one for one in bundle.facts.promises if one.unit != "slides")
     return write_bundle(out, bundle.facts.model_copy(update={"promises": kept}), content, more)

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 from sentinode._version import __version__
 from sentinode.errors import ExportError, ManifestError
+from sentinode.models.identities import NO_SALT, find_salt
 from sentinode.storage import write_whole
 
 __all__ = [
@@ -107,8 +108,8 @@ def who_is_it() -> str:
     Returns
     -------
     str
-        What the variable ``SENTINODE_USER`` says; else 16 digits of a salted SHA-256 of the name of the account: by it
-        one user is told from another, and nobody is named to those who do not know the names.
+        What the variable ``SENTINODE_USER`` says; else 16 digits of a digest of the name of the account, under the salt
+        of the laboratory where it has one: by it one user is told from another, and nobody is named.
     """
     named = os.environ.get(USER_VARIABLE)
     if named:
@@ -117,7 +118,7 @@ def who_is_it() -> str:
         account = getpass.getuser()
     except (KeyError, OSError):  # an account without a name, as in some containers
         account = ""
-    return hashlib.sha256(f"sentinode user\0{account}".encode()).hexdigest()[:16]
+    return (find_salt() or NO_SALT).of_user(account)[:16]
 
 
 def write_trail(file: Path, action: str, events: Sequence[Mapping[str, Any]]) -> None:

@@ -46,21 +46,19 @@ from sentinode.models.bundle import (
     CalibrationFacts,
     DataFacts,
     PromiseFacts,
-    Seen,
     TileFacts,
     Value,
-    image_digest,
     known_tiles_json,
-    patient_digest,
     require_free,
     typicality_json,
     write_bundle,
 )
 from sentinode.models.encoder import Encoder, read_encoder
 from sentinode.models.graph import NetworkAlgorithm, write_graph
+from sentinode.models.identities import Salt, Seen, image_digest, laboratory_salt
 from sentinode.models.runtime import open_recogniser
 from sentinode.study.measure import versions
-from sentinode.workflows.evaluating import measure_predictions, measure_reliability, seen_slides
+from sentinode.workflows.evaluating import measure_predictions, measure_reliability, slides_of
 from sentinode.workflows.refusing import fit_known_tiles
 from sentinode.workflows.triaging import promise_facts, require_promise, slide_cases
 
@@ -104,6 +102,8 @@ class TrainingWish:
         Share of the patients that a promise of the triage is certified on; 0: nothing is promised.
     alpha, delta : float
         Of that promise, as in `sentinode.evaluation.triage.certify`.
+    by_site : bool
+        Whether a promise is made for each site as well; each needs as many patients.
     encoder : Path, optional
         A TOML file that states a local encoder (`sentinode.models.encoder`): the algorithm is a head on its features.
     """
@@ -119,6 +119,7 @@ class TrainingWish:
     certify: float = 0.0
     alpha: float = 0.01
     delta: float = 0.05
+    by_site: bool = False
     encoder: Path | None = None
 
 
@@ -180,15 +181,16 @@ def train_model(
     LeakageError
         If a test image could be seen in training.
     ModelError
-        If training diverges, or the classes are too few.
+        If training diverges, the classes are too few, or the salt of the laboratory cannot be read.
     MissingExtra
         If the algorithm needs torch and it is not installed.
     ExportError
-        If `out` is there already, or cannot be written.
+        If `out` is there already, or it or the salt of the laboratory cannot be written.
     """
     # The errors are those of the steps.
     wish, out, listen = wish or TrainingWish(), Path(out), on_event or (lambda _event: None)
     require_free(out)
+    salt = laboratory_salt()
     require_extra(wish.algorithm)
     require_promise(wish.alpha, wish.delta)
     spec = AlgorithmSpec(wish.algorithm, wish.settings)
@@ -234,7 +236,7 @@ def train_model(
     )
     content, seen = (
         {**_content(algorithm, size, work), **_typicality(table, pixels, split)},
-        _seen(table, pixels, split),
+        _seen(table, pixels, split, salt),
     )
     if len(split.certify):
         # What is certified is what will be used: the same files, opened in the same way, without the promise only.
@@ -417,13 +419,13 @@ def _promises(
         cases, notes = slide_cases(table, rows, draft, recogniser, on_progress=tell)
         for note in notes:
             _LOG.warning("%s", note)
-        return promise_facts(cases, wish.alpha, wish.delta)
+        return promise_facts(cases, wish.alpha, wish.delta, by_site=wish.by_site)
     parts = np.array_split(rows, max(1, len(rows) // 64))
     score = np.concatenate([recogniser.predict_proba(np.asarray(pixels[part]))[:, -1] for part in parts])
     frame = table.frame.iloc[rows]
     positive, site = (frame["label"] == table.positive).to_numpy(), frame["site"].to_numpy(dtype=np.str_)
     cases = TriageCases(score.astype(np.float64), positive, table.groups[rows], site, "patches")
-    return promise_facts(cases, wish.alpha, wish.delta)
+    return promise_facts(cases, wish.alpha, wish.delta, by_site=wish.by_site)
 
 
 def _proba(algorithm: Algorithm, table: Manifest, inputs: Inputs, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -503,11 +505,11 @@ def _row(record: EpochRecord) -> dict[str, Any]:
     return {**{name: getattr(record, name) for name in _COLUMNS}, **dict(record.values)}
 
 
-def _seen(table: Manifest, pixels: NDArray[np.uint8], split: Split) -> Seen:
+def _seen(table: Manifest, pixels: NDArray[np.uint8], split: Split, salt: Salt) -> Seen:
     # What chose the epoch, the calibration or a threshold was seen as well as what was trained on.
     rows = np.concatenate([split.train, split.stop, split.calibrate, split.certify])
-    patients = {patient_digest(name) for name in table.groups[rows].tolist() if name}
     # An image of one colour says nothing of whose it is: bare glass is in every set.
     images = (pixels[row] for row in rows.tolist())
-    told = frozenset(image_digest(image) for image in images if image.min() != image.max())
-    return Seen(frozenset(patients), seen_slides(table.select(rows)), told)
+    told = (image_digest(image) for image in images if image.min() != image.max())
+    names, contents = slides_of(table.select(rows))
+    return Seen.under(salt, table.groups[rows].tolist(), names, contents, told)

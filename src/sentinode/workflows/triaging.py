@@ -30,7 +30,7 @@ from sentinode.models.runtime import Recogniser, open_recogniser
 from sentinode.report.triage_page import TriageView, per_hundred, write_triage_page
 from sentinode.slides.resolution import MppWish
 from sentinode.storage import whole_file, write_whole
-from sentinode.workflows.evaluating import measure_model, require_unseen
+from sentinode.workflows.evaluating import FOREIGN_IDS, measure_model, require_unseen
 from sentinode.workflows.predicting import score_slide, slide_scoring
 from sentinode.workflows.trail import trail_file, write_trail
 
@@ -204,6 +204,8 @@ def triage_manifest(
     # The errors are those of the steps.
     bundle, table = read_bundle(model), read_manifest(manifest)
     diagram, notes = None, list(_left_out(table, manifest))
+    if not bundle.seen().knows_ids:
+        notes.append(FOREIGN_IDS)
     if table.tile_px is not None:
         require_unseen(bundle, table, manifest)
         recogniser = open_recogniser(bundle)
@@ -287,7 +289,10 @@ def slide_cases(
     return cases, tuple(notes)
 
 
-def promise_facts(cases: TriageCases, alpha: float, delta: float) -> tuple[PromiseFacts, ...]:
+_KEPT = ("kind", "unit", "alpha", "delta", "n_patients", "misses", "site")
+
+
+def promise_facts(cases: TriageCases, alpha: float, delta: float, *, by_site: bool = False) -> tuple[PromiseFacts, ...]:
     """Make the promises that a bundle keeps.
 
     Parameters
@@ -296,16 +301,22 @@ def promise_facts(cases: TriageCases, alpha: float, delta: float) -> tuple[Promi
         Of the certify part.
     alpha, delta : float
         As in `certify`.
+    by_site : bool
+        Whether each site gets its own as well.
 
     Returns
     -------
     tuple of PromiseFacts
-        The confident one and the average one.
+        The confident one and the average one; then both of each site.
     """
-    points = [operating_point(cases, certify(cases, kind, alpha=alpha, delta=delta), 0.0) for kind in KINDS]
+    promises = [certify(cases, kind, alpha=alpha, delta=delta) for kind in KINDS]
+    if by_site:
+        each = zip(*(promises_by_site(cases, kind, alpha=alpha, delta=delta) for kind in KINDS), strict=True)
+        promises += [promise for both in each for promise in both]
+    points = [operating_point(cases.of(one.site) if one.site else cases, one, 0.0) for one in promises]
     return tuple(
         PromiseFacts(
-            **{name: getattr(one.promise, name) for name in ("kind", "unit", "alpha", "delta", "n_patients", "misses")},
+            **{name: getattr(one.promise, name) for name in _KEPT},
             threshold=one.promise.threshold if one.promise.clears else None,
             scoring=slide_scoring() if cases.unit == "slides" else {},
             cleared_normal=_value(one.cleared_normal),
@@ -369,7 +380,11 @@ def _report(
         for kind in (KINDS if wish.by_site else ())
         for promise in promises_by_site(cases, kind, alpha=wish.alpha, delta=wish.delta)
     ]
-    stored = [one.promise for one in bundle.facts.promises if one.unit == cases.unit and one.threshold is not None]
+    stored = [
+        operating_point(cases.of(one.site) if one.site else cases, one.promise, wish.prevalence)
+        for one in bundle.facts.promises
+        if one.unit == cases.unit and one.threshold is not None and (not one.site or one.site in cases.site)
+    ]
     return TriageReport(
         bundle,
         wish,
@@ -377,7 +392,7 @@ def _report(
         points([certify(cases, kind, alpha=wish.alpha, delta=wish.delta) for kind in KINDS]),
         points([certify(cases, kind, alpha=alpha, delta=wish.delta) for alpha in ALPHAS for kind in KINDS]),
         tuple(by_site),
-        points(stored),
+        tuple(stored),
         workload_curve(cases, wish.prevalence),
         diagram,
         notes,
