@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -47,8 +48,8 @@ TILE, TILE_MPP = 24, 4.0
 LESION = (1300, 800, 260)  # x, y, radius in level-0 pixels
 
 
-def draw(path, lesion=LESION, *, mpp=MPP, tissue=True, seed=1):
-    """Pink, speckled tissue in an ellipse, a darker lesion. Levels of a half and a sixth, rounded down."""
+def draw(path, lesion=LESION, *, mpp=MPP, tissue=True, seed=1, bubble=None):
+    """Pink, speckled tissue in an ellipse, a darker lesion, a rim of air. Levels: half, sixth, rounded down."""
     rng = stream(seed, "drawn slide", path.name)
     y, x = np.indices((HEIGHT, WIDTH))
     picture = np.full((HEIGHT, WIDTH, 3), 241.0)
@@ -57,6 +58,8 @@ def draw(path, lesion=LESION, *, mpp=MPP, tissue=True, seed=1):
         picture[inside] = (214, 150, 190)
     if lesion:
         picture[np.hypot(x - lesion[0], y - lesion[1]) < lesion[2]] = (150, 95, 160)
+    if bubble:
+        picture[np.abs(np.hypot(x - bubble[0], y - bubble[1]) - bubble[2]) < 8] *= 0.3
     picture += rng.normal(0, 14 if tissue else 1, (HEIGHT, WIDTH, 1))
     pixels = picture.clip(0, 255).astype(np.uint8)
     per_cm = None if mpp is None else 1e4 / mpp
@@ -372,6 +375,39 @@ def test_a_slide_that_is_out_of_focus_is_refused_and_nothing_is_said_of_it(model
     assert "Not judged: the slide was refused" in (tmp_path / "out" / "blurred" / "report.html").read_text()
 
 
+def test_tiles_under_a_bubble_of_air_are_left_out_and_said_so(model, tmp_path):
+    bubble = (500, 750, 250)
+    draw(tmp_path / "bubble.tif", bubble=bubble)
+    (result,) = predict_slides([tmp_path / "bubble.tif"], model.folder, tmp_path / "out").results
+    found = read_predictions(tmp_path / "out" / "bubble" / "tiles.parquet")
+    centre = found.boxes[:, :2] + found.boxes[:, 2:] / 2
+    inside = np.hypot(*(centre - bubble[:2]).T) < bubble[2] - 20
+    far = np.hypot(*(centre - bubble[:2]).T) > bubble[2] + 80
+    assert (found.flag[inside] == "air").all()
+    assert (found.flag[far] != "air").all()
+    assert result["left_out"]["air"] == (found.flag == "air").sum() > 50
+    assert "air" in (tmp_path / "out" / "bubble" / "report.html").read_text(encoding="utf-8")
+    wish = TilesWish(TILE_MPP, TILE, unannotated="background")
+    assert make_tiles([tmp_path / "bubble.tif"], tmp_path / "m.csv", wish).left_out["air"] == result["left_out"]["air"]
+    loose = PredictionWish(check_quality=False, exports=(), overlay=False)
+    (result,) = predict_slides([tmp_path / "bubble.tif"], model.folder, tmp_path / "loose", loose).results
+    assert "air" not in result["left_out"]
+
+
+def test_the_gallery_shows_what_the_answers_rest_on_where_that_is_asked_for(answers, model, tmp_path):
+    folder, _ = answers
+    wish = PredictionWish(maps=True, exports=(), overlay=False)
+    predict_slides([folder / "lesion.tif"], model.folder, tmp_path / "out", wish)
+    page = (tmp_path / "out" / "lesion" / "report.html").read_text(encoding="utf-8")
+    plain = (folder / "out" / "lesion" / "report.html").read_text(encoding="utf-8")
+    assert "each place was covered" in page
+    assert "each place was covered" not in plain
+    assert page.count("<img") == plain.count("<img") + 10
+    told = []
+    predict_slides([folder / "lesion.tif"], model.folder, tmp_path / "out", replace(wish, maps=False), told.append)
+    assert [event.stored for event in told if isinstance(event, SlideDone)] == [False]
+
+
 def test_what_no_grid_can_do_is_told_before_a_slide_is_opened():
     with pytest.raises(PlanError, match="overlap = 1"):
         PredictionWish(overlap=1)
@@ -386,6 +422,23 @@ def test_slides_of_the_training_are_not_tested_on_whoever_they_are_said_to_be_of
     wish = TilesWish(TILE_MPP, TILE, unannotated="background", overlap=0.3)
     make_tiles([tmp_path], tmp_path / "m.csv", wish)
     with pytest.raises(LeakageError, match="the same files under other names"):
+        evaluate_model(tmp_path / "m.csv", model.folder)
+
+
+def test_another_laboratory_tells_slides_by_their_content_and_says_what_it_cannot_tell(
+    cohort, model, tmp_path, monkeypatch
+):
+    seen = next(f"s{number}" for number in range(8) if model.seen().has_slide(f"s{number}"))
+    monkeypatch.setenv("SENTINODE_SALT", "of quite another laboratory")
+    with pytest.raises(LeakageError, match="the same files under other names"):
+        evaluate_model(cohort / "tiles.csv", model.folder)
+    draw(tmp_path / f"{seen}.tif", seed=77)
+    wish = TilesWish(TILE_MPP, TILE, unannotated="background")
+    make_tiles([tmp_path], tmp_path / "m.csv", wish)
+    (note,) = evaluate_model(tmp_path / "m.csv", model.folder).notes
+    assert "could not be asked of the ids of patients" in note
+    monkeypatch.delenv("SENTINODE_SALT")
+    with pytest.raises(LeakageError, match=rf"trained on slides of it \({seen}\)"):
         evaluate_model(tmp_path / "m.csv", model.folder)
 
 
@@ -480,6 +533,31 @@ def test_slides_are_sorted_by_the_promise_of_the_model(certified, tmp_path):
         found = predicting._triage(work, predictions, fit=fit)
         assert found["verdict"] == verdict
         assert words in found["words"]
+
+
+def test_a_site_of_which_nothing_is_promised_is_refused_before_a_slide_is_read(certified, tmp_path):
+    with pytest.raises(PlanError, match="promises nothing of the site 'oslo'; train it with --certify and --by-site"):
+        predict_slides([tmp_path], certified.folder, tmp_path / "out", PredictionWish(site="oslo"))
+
+
+def test_slides_of_a_site_are_sorted_by_the_promise_for_it(certified, tmp_path):
+    (tmp_path / "slides").mkdir()
+    draw(tmp_path / "slides" / "normal.tif", None, seed=33)
+    everyone = certified.facts.promises[1]
+    here = everyone.model_copy(update={"site": "oslo", "threshold": 0.0})
+    content = {
+        name: (certified.folder / name).read_bytes()
+        for name in certified.files
+        if name not in ("seen.json", "README.md")
+    }
+    facts = certified.facts.model_copy(update={"promises": (*certified.facts.promises, here)})
+    model = write_bundle(tmp_path / "model", facts, content, certified.seen())
+    plain = PredictionWish(exports=(), overlay=False)
+    (found,) = predict_slides([tmp_path / "slides"], model, tmp_path / "out", plain).results
+    assert found["triage"]["verdict"] == "clear"
+    (found,) = predict_slides([tmp_path / "slides"], model, tmp_path / "out", replace(plain, site="oslo")).results
+    assert found["triage"]["verdict"] == "review"
+    assert "of oslo" in found["triage"]["words"]
 
 
 def test_a_model_without_a_promise_sorts_nothing(answers):

@@ -14,7 +14,8 @@ from sentinode.errors import ExportError, ManifestError, ModelError, PlanError
 from sentinode.models.bundle import GRAPH_FILE
 from sentinode.models.explaining import SaliencyMap, alikeness, explain_network, log_odds_of, occlusion_map
 from sentinode.models.runtime import open_recogniser
-from sentinode.report.explain_page import ExplainView, map_over_tile, write_explain_page
+from sentinode.report.explain_page import ExplainView, write_explain_page
+from sentinode.report.heatmap import map_over_tile
 from sentinode.slides.resolution import MppWish
 from sentinode.workflows.explaining import explain, parse_place
 from sentinode.workflows.training import TrainingWish, train_model

@@ -14,9 +14,10 @@ from PIL import Image
 from sentinode.models.bundle import BundleFacts
 from sentinode.models.explaining import Explanation, LayerView, NetworkExplanation, SaliencyMap
 from sentinode.report.figures import PALETTE, STYLE, to_svg
+from sentinode.report.heatmap import map_over_tile
 from sentinode.report.page import Drawing, Gallery, Page, Picture, Section, TextTable, picture, write_page
 
-__all__ = ["ExplainView", "map_over_tile", "write_explain_page"]
+__all__ = ["ExplainView", "write_explain_page"]
 
 SHOWN_PX = 255
 """Side at which tile and maps are shown."""
@@ -85,29 +86,6 @@ def write_explain_page(view: ExplainView, path: Path) -> None:
         footer=tuple(view.footer.items()),
     )
     write_page(page, path)
-
-
-def map_over_tile(tile: NDArray[np.uint8], values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Lay a map over a tile: red speaks for the class, blue against it.
-
-    Parameters
-    ----------
-    tile : (h, w, 3) uint8
-        Shown in grey, as the map has the colours.
-    values : (h, w) float32
-        Zero is no colour; the largest size, but for the outermost hundredth, is the full one.
-
-    Returns
-    -------
-    (h, w, 3) uint8
-        Pixel for pixel in the same place.
-    """
-    most = float(np.percentile(np.abs(values), 99)) or float(np.abs(values).max()) or 1.0
-    scaled = np.clip(values / most, -1, 1)
-    colour = colormaps["RdBu_r"](scaled / 2 + 0.5)[..., :3]
-    grey = (tile.mean(axis=2, keepdims=True) / 255 * 0.75 + 0.25).repeat(3, axis=2)
-    share = 0.75 * np.abs(scaled)[..., None]
-    return np.asarray(np.round(255 * (share * colour + (1 - share) * grey)), dtype=np.uint8)
 
 
 def _where(found: Explanation) -> Section:

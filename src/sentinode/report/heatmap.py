@@ -11,7 +11,7 @@ from PIL import Image
 
 from sentinode.inference.maps import ProbabilityMap
 
-__all__ = ["colour_map", "colour_scale", "heat_overlay"]
+__all__ = ["colour_map", "colour_scale", "heat_overlay", "map_over_field", "map_over_tile"]
 
 _COLOURS = "viridis"  # read in order by everyone, also by the colour-blind, and yellow is no colour of the stain
 _FAINT, _STRONG = 0.12, 0.72
@@ -100,3 +100,54 @@ def colour_scale(label: str) -> NDArray[np.uint8]:
     with io.BytesIO() as stream:
         figure.savefig(stream, format="png")
         return np.asarray(Image.open(stream).convert("RGB"))
+
+
+def map_over_tile(tile: NDArray[np.uint8], values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Lay a map over a tile: red speaks for the class, blue against it.
+
+    Parameters
+    ----------
+    tile : (h, w, 3) uint8
+        Shown in grey, as the map has the colours.
+    values : (h, w) float32
+        Zero is no colour; the largest size, but for the outermost hundredth, is the full one.
+
+    Returns
+    -------
+    (h, w, 3) uint8
+        Pixel for pixel in the same place.
+    """
+    most = float(np.percentile(np.abs(values), 99)) or float(np.abs(values).max()) or 1.0
+    scaled = np.clip(values / most, -1, 1)
+    colour = colormaps["RdBu_r"](scaled / 2 + 0.5)[..., :3]
+    grey = (tile.mean(axis=2, keepdims=True) / 255 * 0.75 + 0.25).repeat(3, axis=2)
+    share = 0.75 * np.abs(scaled)[..., None]
+    return np.asarray(np.round(255 * (share * colour + (1 - share) * grey)), dtype=np.uint8)
+
+
+def map_over_field(field: NDArray[np.uint8], values: NDArray[np.float32], share: float) -> NDArray[np.uint8]:
+    """Lay the map of the tile in its middle over a field of tissue.
+
+    Parameters
+    ----------
+    field : (h, w, 3) uint8
+        Shown in grey, the tile framed.
+    values : (th, tw) float32
+        Of the tile.
+    share : float
+        Of the field's side that is the tile.
+
+    Returns
+    -------
+    (h, w, 3) uint8
+        Pixel for pixel in the same place.
+    """
+    height, width = field.shape[:2]
+    down, across = (max(1, min(side, round(share * side))) for side in (height, width))
+    top, left = (height - down) // 2, (width - across) // 2
+    resized = Image.fromarray(values.astype(np.float32)).resize((across, down), Image.Resampling.BILINEAR)
+    inside = slice(top, top + down), slice(left, left + across)
+    shown = map_over_tile(field, np.zeros((height, width), dtype=np.float32))
+    shown[inside] = map_over_tile(field[inside], np.asarray(resized, dtype=np.float32))
+    shown[inside][[0, -1]] = shown[inside][:, [0, -1]] = 40
+    return shown

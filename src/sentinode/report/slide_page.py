@@ -14,13 +14,32 @@ from sentinode.models.bundle import BundleFacts
 from sentinode.report.heatmap import colour_scale, heat_overlay
 from sentinode.report.page import Gallery, Page, Section, TextTable, picture, write_page
 
-__all__ = ["SlideView", "write_slide_page"]
+__all__ = ["ShownField", "SlideView", "write_slide_page"]
 
 MOST_REGIONS = 12
 """Rows of the table of regions; the GeoJSON has all of them."""
 
 OVERVIEW_WIDTH = 500  # two side by side on a page of 1,060 px
 FIELD_WIDTH = 212
+
+
+@dataclass(frozen=True, eq=False)
+class ShownField:
+    """A field of the gallery.
+
+    Parameters
+    ----------
+    pixels : (h, w, 3) uint8
+        Tissue.
+    proba : float
+        Of the tile in its middle.
+    mapped : (h, w, 3) uint8 or None
+        The same with what that rests on; None where nobody asked.
+    """
+
+    pixels: NDArray[np.uint8]
+    proba: float
+    mapped: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +62,8 @@ class SlideView:
         As large as the thumbnail.
     regions : sequence of SuspiciousRegion
         The most suspicious first.
-    fields : sequence of (pixels, float)
-        The most suspicious fields and the probability of the tile in the middle of each.
+    fields : sequence of ShownField
+        The most suspicious first.
     field_mpp : float
         Micrometres a pixel of these.
     refused : bool
@@ -70,7 +89,7 @@ class SlideView:
     thumbnail: NDArray[np.uint8]
     heatmap: ProbabilityMap
     regions: Sequence[SuspiciousRegion]
-    fields: Sequence[tuple[NDArray[np.uint8], float]]
+    fields: Sequence[ShownField]
     field_mpp: float
     refused: bool
     quality: Mapping[str, int]
@@ -150,17 +169,29 @@ def _overview(view: SlideView) -> Section:
 
 def _fields(view: SlideView) -> Section:
     pictures = tuple(
-        picture(pixels, f"{number}. probability {_number(proba)}")
-        for number, (pixels, proba) in enumerate(view.fields, start=1)
+        picture(one.pixels, f"{number}. probability {_number(one.proba)}")
+        for number, one in enumerate(view.fields, start=1)
     )
     if not pictures:
         return Section("Where to look first", "No tile was recognised.")
-    side = view.fields[0][0].shape[1] * view.field_mpp
+    side = view.fields[0].pixels.shape[1] * view.field_mpp
     text = (
         f"The most suspicious fields, each {side:.0f} um wide at {view.field_mpp:g} um a pixel, the suspicious tile in "
         "its middle. They are shown whatever their probability: without a lesion, too, one is the most suspicious."
     )
-    return Section("Where to look first", text, galleries=(Gallery("", pictures, FIELD_WIDTH),))
+    galleries = [Gallery("", pictures, FIELD_WIDTH)]
+    maps = tuple(
+        picture(one.mapped, f"{number}.") for number, one in enumerate(view.fields, start=1) if one.mapped is not None
+    )
+    if maps:
+        text += (
+            f" Below, the same fields in grey: red is what speaks for {view.facts.positive} in the tile in the middle, "
+            "blue what speaks against it: each place was covered, and the change of the log odds is shown, the "
+            "strongest of each tile in the full colour, however weak. It is no reason to believe the answer; "
+            "sentinode explain tests such a map against shuffled weights."
+        )
+        galleries.append(Gallery("", maps, FIELD_WIDTH))
+    return Section("Where to look first", text, galleries=tuple(galleries))
 
 
 def _regions(view: SlideView) -> Section:

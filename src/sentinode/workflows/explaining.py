@@ -23,7 +23,8 @@ from sentinode.models.explaining import (
     occlusion_map,
 )
 from sentinode.models.runtime import Recogniser, open_recogniser
-from sentinode.report.explain_page import ExplainView, map_over_tile, write_explain_page
+from sentinode.report.explain_page import ExplainView, write_explain_page
+from sentinode.report.heatmap import map_over_tile
 from sentinode.slides.resolution import MppWish
 from sentinode.slides.slide import open_slide
 from sentinode.storage import whole_folder

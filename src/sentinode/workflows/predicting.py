@@ -23,7 +23,7 @@ from PIL import Image
 import sentinode.errors
 from sentinode._version import __version__
 from sentinode.algorithms.descriptors import stain_statistics
-from sentinode.errors import ExportError, SlideError
+from sentinode.errors import ExportError, PlanError, SlideError
 from sentinode.evaluation.conformal import NOTHING
 from sentinode.evaluation.triage import triage_of
 from sentinode.evaluation.typicality import Typicality, evenly, unlike_training
@@ -34,19 +34,20 @@ from sentinode.inference.aggregation import SlideScorer, scorer_of
 from sentinode.inference.engine import Recognised, recognise_tiles
 from sentinode.inference.maps import probability_map, suspicious_regions
 from sentinode.inference.predictions import TilePredictions, write_predictions
-from sentinode.inference.summary import TOP, slide_score, suspicious_fields
-from sentinode.models.bundle import Bundle, read_bundle
+from sentinode.inference.summary import TOP, Field, slide_score, suspicious_fields
+from sentinode.models.bundle import Bundle, PromiseFacts, read_bundle
+from sentinode.models.explaining import log_odds_of, occlusion_map
 from sentinode.models.runtime import Recogniser, open_recogniser
 from sentinode.report.cohort_page import write_cohort_page
-from sentinode.report.heatmap import heat_overlay
+from sentinode.report.heatmap import heat_overlay, map_over_field
 from sentinode.report.overlay import write_overlay
-from sentinode.report.slide_page import SlideView, write_slide_page
+from sentinode.report.slide_page import ShownField, SlideView, write_slide_page
 from sentinode.slides.naming import slide_id_of
-from sentinode.slides.quality import LIMITS, quality_findings, usable
+from sentinode.slides.quality import IN_AIR, REASONS, quality_findings, usable
 from sentinode.slides.resolution import MppWish
 from sentinode.slides.slide import Slide, open_slide
 from sentinode.slides.tiling import MINIMUM_TISSUE, TileGrid, tile_grid
-from sentinode.slides.tissue import tissue_of
+from sentinode.slides.tissue import survey
 from sentinode.storage import abandoned, whole_file, whole_folder
 from sentinode.workflows.refusing import Gate, SlideLook, gate_of
 from sentinode.workflows.slide_inputs import find_slides, require_shares
@@ -74,7 +75,7 @@ LOOKED_AT = 200
 PLAIN_SCORE = "the mean of its five most suspicious places"
 """What the score of a slide is where the model has nothing fitted for it."""
 
-OPTIONS = ("overlap", "minimum_tissue", "check_quality", "allow_atypical", "precision")
+OPTIONS = ("overlap", "minimum_tissue", "check_quality", "allow_atypical", "precision", "site")
 """What the trail says of a wish."""
 
 THRESHOLD = 0.5
@@ -106,10 +107,14 @@ class PredictionWish:
         Formats to write beside the Parquet table: keys of `EXPORTS`.
     overlay : bool
         Whether ``overlay.tif`` is written: the heatmap on the tissue as a pyramid.
+    maps : bool
+        Whether the gallery shows what the answers rest on, too: about a hundred answers more for each field.
     readers : int
         Threads that read.
     precision : {"auto", "float32"}
         Whether the model may be computed in bf16 where the CPU does that.
+    site : str
+        Where the slides are from: by the promise for that site they are sorted; ``""``: by that for all.
 
     Raises
     ------
@@ -124,8 +129,10 @@ class PredictionWish:
     allow_atypical: bool = False
     exports: tuple[str, ...] = tuple(EXPORTS)
     overlay: bool = True
+    maps: bool = False
     readers: int = 2
     precision: Literal["auto", "float32"] = "auto"
+    site: str = ""
 
     def __post_init__(self) -> None:
         require_shares(overlap=self.overlap, minimum_tissue=self.minimum_tissue)
@@ -214,6 +221,8 @@ def predict_slides(
     ------
     ModelError
         If the bundle cannot be read, or does not say at which mpp it was trained.
+    PlanError
+        If the bundle promises nothing of the site.
     SlideError
         If there is no slide, or two have one name.
     ExportError
@@ -222,6 +231,7 @@ def predict_slides(
     # The errors are those of the steps.
     wish, out, listen = wish or PredictionWish(), Path(out), on_event or (lambda _event: None)
     bundle = model if isinstance(model, Bundle) else read_bundle(model)
+    _require_site(bundle, wish.site)
     bundle.mpp_of_tiles()  # refuses a model that is not for slides, before anything is looked for
     slides = find_slides([Path(one) for one in inputs])
     file = trail_file(trail, out) or out / TRAIL
@@ -305,7 +315,7 @@ class _Read(NamedTuple):
     # What was made of a slide, before it is written.
     predictions: TilePredictions
     thumbnail: NDArray[np.uint8]
-    fields: tuple[tuple[NDArray[np.uint8], float], ...]
+    fields: tuple[ShownField, ...]
     field_mpp: float
     refusal: str
     warnings: tuple[str, ...]
@@ -347,6 +357,8 @@ def _key(work: _Work, slide: Slide) -> str:
             sorted(work.wish.exports),
             work.wish.overlay,
             *(() if work.wish.precision == "auto" else (work.wish.precision,)),
+            *(("maps",) if work.wish.maps else ()),
+            *((f"site {work.wish.site}",) if work.wish.site else ()),
         ],
     }
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
@@ -385,7 +397,7 @@ def _recognise(work: _Work, slide: Slide, number: int) -> _Read:
     scale, fields = slide.info.scale, suspicious_fields(predictions, side_um=FIELD_UM)
     field_mpp = max(FIELD_MPP, scale.mpp)
     thumbnail = slide.thumbnail(THUMBNAIL_PX)
-    shown = tuple((slide.read(one.box, field_mpp), one.proba) for one in fields)
+    shown = tuple(_shown(work, slide, one, field_mpp) for one in fields)
     unlike = _unlike(work, slide, predictions, look)
     warnings = (*((slide.info.note,) if slide.info.note else ()), *unlike)
     triage = _triage(work, predictions, fit=not (refusal or unlike))
@@ -393,15 +405,26 @@ def _recognise(work: _Work, slide: Slide, number: int) -> _Read:
     return _Read(predictions, thumbnail, shown, field_mpp, refusal, warnings, profile, triage, look)
 
 
+def _shown(work: _Work, slide: Slide, one: Field, mpp: float) -> ShownField:
+    pixels = slide.read(one.box, mpp)
+    if not work.wish.maps:
+        return ShownField(pixels, one.proba)
+    tile, side = work.bundle.facts.tile, slide.info.scale.px(work.bundle.facts.tile.width * work.tile_mpp)
+    x, y = one.box.x + (one.box.width - side) / 2, one.box.y + (one.box.height - side) / 2
+    middle = slide.read_pixels(Box(round(x), round(y), round(side), round(side)), Size(tile.width, tile.height))
+    recognise = log_odds_of(work.recogniser.predict_proba, len(work.bundle.facts.classes) - 1)
+    return ShownField(pixels, one.proba, map_over_field(pixels, occlusion_map(recognise, middle), side / one.box.width))
+
+
 def _recognise_tiles(
     work: _Work, slide: Slide, number: int
 ) -> tuple[TilePredictions, SlideLook, str, dict[str, float]]:
     # The tiles, what the slide looks like, why it is refused or "", and seconds.
     tile, started = work.bundle.facts.tile, time.perf_counter()
-    mask = tissue_of(slide)
+    seen = survey(slide)
     grid = tile_grid(
         slide.info,
-        mask,
+        seen.tissue,
         tile_px=tile.width,
         mpp=work.tile_mpp,
         overlap=work.wish.overlap,
@@ -409,6 +432,7 @@ def _recognise_tiles(
     )
     if len(grid) == 0:
         raise SlideError(f"{slide.info.path}: no tissue was found on it; nothing was recognised")
+    in_air = seen.air.share(grid.boxes) >= IN_AIR if work.wish.check_quality else np.zeros(len(grid), dtype=bool)
     tissue, begun = time.perf_counter() - started, time.perf_counter()
     found = recognise_tiles(
         slide,
@@ -418,6 +442,7 @@ def _recognise_tiles(
         n_classes=len(work.bundle.facts.classes),
         judge=work.gate.judge(work.tile_mpp if work.wish.check_quality else None),
         measure=work.gate.measure,
+        skip=np.where(in_air, "air", ""),
         readers=work.wish.readers,
         on_progress=lambda done, of: work.listen(TilesDone(slide.info.slide_id, number, work.n_slides, done, of)),
     )
@@ -487,9 +512,20 @@ def score_slide(path: Path, bundle: Bundle, recogniser: Recogniser, mpp: MppWish
     return score if fit and math.isfinite(score) else math.inf
 
 
+def _promises(bundle: Bundle, site: str) -> list[PromiseFacts]:
+    return [one for one in bundle.facts.promises if one.unit == "slides" and one.site == site]
+
+
+def _require_site(bundle: Bundle, site: str) -> None:
+    if site and not _promises(bundle, site):
+        known = ", ".join(sorted({one.site for one in bundle.facts.promises if one.unit == "slides" and one.site}))
+        told = f"it promises something of {known}" if known else "train it with --certify and --by-site"
+        raise PlanError(f"{bundle.folder}: promises nothing of the site {site!r}; {told}")
+
+
 def _triage(work: _Work, predictions: TilePredictions, *, fit: bool) -> dict[str, Any] | None:
     # None where the model promises nothing of slides.
-    promises = [one for one in work.bundle.facts.promises if one.unit == "slides"]
+    promises = _promises(work.bundle, work.wish.site)
     if not promises:
         return None
     facts = next((one for one in promises if one.threshold is not None), promises[0])
@@ -549,7 +585,7 @@ def _unlike(work: _Work, slide: Slide, predictions: TilePredictions, look: Slide
 
 
 def _refusal(flag: NDArray[np.str_]) -> str:
-    findings = quality_findings([frozenset({reason} & LIMITS.keys()) for reason in flag.tolist()])
+    findings = quality_findings([frozenset({reason} & set(REASONS)) for reason in flag.tolist()])
     fit, reason = usable(findings)
     return "" if fit else reason
 
