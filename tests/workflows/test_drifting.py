@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageFilter
 from typer.testing import CliRunner
 
 from sentinode.cli import app
@@ -46,6 +46,21 @@ def _darken(table, names):
         Image.fromarray((np.asarray(Image.open(path)) * 0.7).astype(np.uint8)).save(path)
 
 
+def at_of(found):
+    """How many cases the alarm took."""
+    return found.test.alarmed_at
+
+
+def test_blur_alone_alarms_and_is_called_blur(new, model, tmp_path):
+    for name in new.frame["path"]:
+        image = Image.open(new.root / name)
+        image.filter(ImageFilter.GaussianBlur(1.2)).save(new.root / name)
+    write_manifest(new, tmp_path / "new.csv")
+    found = find_drift([tmp_path / "new.csv"], model)
+    assert found.test.alarmed_at is not None
+    assert "less sharp (-" in " ".join(found.in_words())
+
+
 def test_cases_of_the_same_kind_raise_no_alarm(new, model, tmp_path):
     write_manifest(new, tmp_path / "new.csv")
     found = find_drift([tmp_path / "new.csv"], model)
@@ -53,6 +68,8 @@ def test_cases_of_the_same_kind_raise_no_alarm(new, model, tmp_path):
     assert found.cases == tuple(f"new-p{n}" for n in range(N_NEW))
     assert "That does not show that nothing changed" in " ".join(found.in_words())
     assert max(map(abs, found.shifts.values())) < 0.5
+    assert list(found.distances) == list(found.known) == ["stain", "appearance"]
+    assert {len(one) for one in found.known.values()} == {found.n_known}
 
 
 def test_another_stain_alarms_and_is_put_into_words(new, model, tmp_path):
@@ -65,7 +82,13 @@ def test_another_stain_alarms_and_is_put_into_words(new, model, tmp_path):
     assert "half of the cases have at most 6 tiles" in words
     assert "more haematoxylin" in words or "more eosin" in words
     table = pd.read_csv(tmp_path / "out" / "drift.csv")
-    assert table.columns.tolist() == ["case", "tiles", "distance", "p_value", "log10_evidence"]
+    columns = ["case", "tiles", "distance_stain", "distance_appearance", "p_value", "log10_evidence"]
+    assert table.columns.tolist() == columns
+    assert "darker on the whole (+" in words
+    page = (tmp_path / "out" / "drift.html").read_text(encoding="utf-8")
+    assert f"Changed, after {at_of(found)} of {N_NEW} cases" in page
+    assert "<svg" in page
+    assert "new-p13" in page
     at = found.test.alarmed_at
     assert table["log10_evidence"][at - 1] >= 2 > table["log10_evidence"][: at - 1].max()
     assert json.loads((tmp_path / "out" / "drift.json").read_text())["alarmed_at"] == at

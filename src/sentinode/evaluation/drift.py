@@ -10,6 +10,7 @@ A case joins the pool once its p-value is known. So the p-values are independent
 distances are: a pool that stayed as it is would make them depend on its luck.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from sentinode.errors import PlanError
 from sentinode.seeds import stream
 
-__all__ = ["DriftTest", "conformal_p_values", "drift_test", "log_martingale"]
+__all__ = ["DriftTest", "conformal_p_values", "drift_test", "joined", "log_martingale"]
 
 POWERS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Of the mixture of power martingales."""
@@ -153,6 +154,31 @@ def drift_test(known: ArrayLike, new: ArrayLike, alarm: float = 0.01, seed: int 
         raise PlanError(f"alarm = {alarm}: a probability above 0 and below 1, e.g. 0.01")
     p_values = conformal_p_values(known, new, stream(seed, "drift"))
     return DriftTest(p_values, log_martingale(p_values, len(np.asarray(known))) / np.log(10), alarm)
+
+
+def joined(tests: Sequence[DriftTest]) -> DriftTest:
+    """Put tests of the same cases together, each with an equal share of the gambler's money.
+
+    Parameters
+    ----------
+    tests : sequence of DriftTest
+        By different distances, with the same alarm; one or more.
+
+    Returns
+    -------
+    DriftTest
+        The mean of their martingales, which is one however much they have in common; and of each case the smallest
+        p-value times their number, at most 1 (Bonferroni).
+
+    Examples
+    --------
+    >>> one, other = drift_test(range(15), np.arange(40.0, 60.0)), drift_test(range(15), np.arange(20.0))
+    >>> joined([one, other]).alarmed_at
+    4
+    """
+    p_values = np.minimum(1, len(tests) * np.min([one.p_values for one in tests], axis=0))
+    logs = [one.log10_evidence * np.log(10) for one in tests]
+    return DriftTest(p_values, _mean_of(logs) / np.log(10), tests[0].alarm)
 
 
 def _jumper(p_values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -117,6 +117,11 @@ class Neighbourhood:
     held_out: tuple[NDArray[np.float32], ...]
 
     @property
+    def covariance(self) -> NDArray[np.float64]:
+        """Of the features of the training images, (d, d), as it was shrunk for the whitening."""
+        return np.asarray(np.linalg.inv(self.whitening @ self.whitening.T))
+
+    @property
     def n_patients(self) -> int:
         """Training patients that new tiles are held against."""
         return len(self.held_out)
@@ -163,6 +168,11 @@ class Neighbourhood:
         beyond = [1 - np.searchsorted(one, away, side="left") / len(one) for one in self.held_out]
         return np.asarray((1 + self._effective * np.mean(beyond, axis=0)) / (1 + self._effective))
 
+    @property
+    def medians(self) -> NDArray[np.float64]:
+        """(m,): how far each training patient is from the others, by the median over their images."""
+        return np.array([np.median(one) for one in self.held_out], dtype=np.float64)
+
     def slide_p_value(self, distance: ArrayLike) -> float:
         """Say how unusual a slide is among the training patients, by the median over its tiles.
 
@@ -176,7 +186,7 @@ class Neighbourhood:
         float
             Share of patients, itself counted, that are at least as far away: 1/(m + 1) where it is further than all.
         """
-        medians = np.array([np.median(one) for one in self.held_out])
+        medians = self.medians
         return float((1 + (medians >= np.median(np.asarray(distance))).sum()) / (1 + len(medians)))
 
     @property

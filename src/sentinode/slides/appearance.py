@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sentinode.slides.densities import OVER_WHITE, halved
 from sentinode.slides.slide import Pixels
 
-__all__ = ["appearance", "n_structure"]
+__all__ = ["appearance", "appearance_columns", "n_structure"]
 
 Floats = NDArray[np.float32]
 
@@ -46,6 +46,30 @@ def n_structure(side: int) -> int:
     (10, 8)
     """
     return _octaves(side) + 5
+
+
+def appearance_columns(side: int) -> tuple[str, ...]:
+    """Name the numbers of a tile.
+
+    Parameters
+    ----------
+    side : int
+        Of the tile in pixels, the shorter one.
+
+    Returns
+    -------
+    tuple of str
+        Columns of `appearance`; octaves are named by the side of their blocks.
+
+    Examples
+    --------
+    >>> appearance_columns(16)[:4], len(appearance_columns(96))
+    (('octave_1', 'octave_2', 'octave_4', 'density'), 18)
+    """
+    octaves = [f"octave_{2**octave}" for octave in range(_octaves(side))]
+    about = ("mean", "spread", "finest", "correlation")
+    colours = [f"{name}_{what}" for name in ("cold", "pink") for what in about]
+    return (*octaves, "density", "palest", "skewness", "block_skewness", "peakedness", *colours)
 
 
 def appearance(pixels: Pixels) -> Floats:

@@ -5,28 +5,33 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sentinode._version import __version__
 from sentinode.algorithms.descriptors import DESCRIPTORS, stain_statistics
 from sentinode.data.manifest import Manifest, read_manifest
 from sentinode.data.patches import PatchSource
 from sentinode.errors import ExportError, ManifestError, ModelError, PlanError, SlideError
-from sentinode.evaluation.drift import DriftTest, drift_test
-from sentinode.evaluation.typicality import Typicality, evenly
+from sentinode.evaluation.drift import DriftTest, drift_test, joined
+from sentinode.evaluation.typicality import Neighbourhood, Typicality, evenly
 from sentinode.geometry import Box, Size
 from sentinode.models.bundle import Bundle, read_bundle
+from sentinode.report.drift_page import DriftView, write_drift_page
+from sentinode.slides.appearance import appearance, appearance_columns
 from sentinode.slides.naming import slide_id_of
-from sentinode.slides.quality import tile_quality
+from sentinode.slides.quality import IN_AIR
 from sentinode.slides.resolution import MppWish
 from sentinode.slides.slide import open_slide
 from sentinode.slides.tiling import tile_grid
-from sentinode.slides.tissue import tissue_of
+from sentinode.slides.tissue import survey
 from sentinode.storage import whole_files
 from sentinode.workflows.evaluating import require_unseen
+from sentinode.workflows.refusing import Gate, gate_of
 from sentinode.workflows.slide_evaluation import require_unseen as require_unseen_slides
 from sentinode.workflows.slide_inputs import find_slides
 
@@ -38,12 +43,19 @@ LOOKED_AT = 200
 TOLD, SMALLEST = 4, 0.5
 """Shifts that are put into words, and standard deviations of the training images below which none is worth words."""
 
+LOOKS: Mapping[str, Mapping[str, float]] = MappingProxyType({
+    "density": {"density": 1.0},
+    "sharpness": {"octave_1": 1.0, "octave_4": -1.0},
+    "cold": {"cold_mean": 1.0},
+    "pink": {"pink_mean": 1.0},
+})
+"""What is said of structure and colours -> weights of columns of `appearance`. Sharpness is the finest detail over that
+of four pixels; cold and pink are differences of densities, red less blue and green less both."""
+
 FEW = 20
 """Tiles of a case below which its median distance varies more than is told without a warning."""
 
 MANIFESTS = frozenset({".csv", ".parquet"})
-
-Look = Callable[[], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,15 +70,18 @@ class DriftReport:
         Training patients that the cases are held against.
     cases : tuple of str
         Patients where they are known, else slides, in their order.
-    distance : (n,) float64
-        Of each, from the training images, in standard deviations.
+    distances : mapping of str to (n,) float64
+        Statistic -> how far each is from the training images, in standard deviations: ``stain`` by the amounts of
+        haematoxylin and eosin, ``appearance`` by structure and colours; the latter where the model knows single tiles.
+    known : mapping of str to (m,) float64
+        The same of each training patient, left out.
     n_tiles : (n,) int64
         Tiles of each that were looked at.
     test : DriftTest
-        Evidence after each.
+        Evidence after each, of all statistics together.
     shifts : mapping of str to float
-        Column of `stain_statistics` -> mean of the cases less that of the training images, in standard deviations of
-        training images.
+        Column of `stain_statistics`, or one of `LOOKS` -> mean of the cases less that of the training images, in
+        standard deviations of training images.
     failures : mapping of str to str
         Case -> why it was not looked at.
     """
@@ -74,7 +89,8 @@ class DriftReport:
     model: str
     n_known: int
     cases: tuple[str, ...]
-    distance: NDArray[np.float64]
+    distances: Mapping[str, NDArray[np.float64]]
+    known: Mapping[str, NDArray[np.float64]]
     n_tiles: NDArray[np.int64]
     test: DriftTest
     shifts: Mapping[str, float]
@@ -82,11 +98,11 @@ class DriftReport:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """``case, tiles, distance, p_value, log10_evidence``: a row a case, in order."""
+        """``case, tiles, distance_<statistic> ..., p_value, log10_evidence``: a row a case, in order."""
         return pd.DataFrame({
             "case": self.cases,
             "tiles": self.n_tiles,
-            "distance": self.distance.round(4),
+            **{f"distance_{name}": one.round(4) for name, one in self.distances.items()},
             "p_value": self.test.p_values.round(6),
             "log10_evidence": self.test.log10_evidence.round(4),
         })
@@ -105,8 +121,8 @@ class DriftReport:
             most = 10 ** min(max(float(test.log10_evidence.max()), 0.0), 300.0)
             evidence = f"the evidence that something changed reached {most:.2g}, and {needed:g} would be needed"
             return (f"No alarm in {n} cases: {evidence}.", "That does not show that nothing changed: more cases may.")
-        what = tuple(_in_words(name, shift) for name, shift in self._largest()) or (
-            "no single colour statistic by much: it is how they go together that is another",
+        what = tuple(_in_words(name, shift) for name, shift in self.ranked()) or (
+            "no single number by much: it is how they go together that is another",
         )
         these = f"these are not like the {self.n_known} patients that the model was trained on"
         chance = f"Were they, such evidence would ever come with a probability of at most {test.alarm:g}"
@@ -137,6 +153,20 @@ class DriftReport:
             "failures": dict(self.failures),
         }
 
+    def ranked(self) -> list[tuple[str, float]]:
+        """List what changed.
+
+        Returns
+        -------
+        list of (str, float)
+            Name and shift of what is worth words: of the looks each, and of the amounts of stain, of which there are
+            many, the largest.
+        """
+        ordered = sorted(self.shifts.items(), key=lambda one: -abs(one[1]))
+        told = [one for one in ordered if abs(one[1]) >= SMALLEST]
+        looks = [one for one in told if one[0] in LOOKS]
+        return [*looks, *[one for one in told if one[0] not in LOOKS][:TOLD]]
+
     def _few(self) -> tuple[str, ...]:
         tiles = float(np.median(self.n_tiles))
         if tiles >= FEW:
@@ -145,14 +175,29 @@ class DriftReport:
             f"But half of the cases have at most {tiles:g} tiles. If training patients had more, that alone may alarm.",
         )
 
-    def _largest(self) -> list[tuple[str, float]]:
-        ranked = sorted(self.shifts.items(), key=lambda one: -abs(one[1]))
-        return [(name, shift) for name, shift in ranked[:TOLD] if abs(shift) >= SMALLEST]
+
+class _Looks(NamedTuple):
+    # Of the m tiles of a case.
+    stain: NDArray[np.float32]  # (m, 17): `stain_statistics`
+    appearance: NDArray[np.float32] | None  # (m, d); None where the model does not know single tiles
 
 
 class _Case(NamedTuple):
     name: str
-    look: Look  # (m, 17): `stain_statistics` of its tiles
+    look: Callable[[], _Looks]
+
+
+class _Known(NamedTuple):
+    # What a model knows of its training images.
+    typicality: Typicality
+    gate: Gate
+
+    def look(self, pixels: NDArray[np.uint8], mpp: float | None) -> _Looks:
+        # ValueError where nothing is fit.
+        fit = pixels[self.gate.judge(mpp)(pixels) == ""]
+        if not len(fit):
+            raise ValueError("none of its tiles is fit to be looked at: blurred, inked, folded, or no stained tissue")
+        return _Looks(stain_statistics(fit), appearance(fit) if self.gate.everything is not None else None)
 
 
 def find_drift(
@@ -178,7 +223,7 @@ def find_drift(
     mpp : MppWish, optional
         What is known of the slides' resolution beside their files.
     out : Path or str, optional
-        Folder for ``drift.csv`` and ``drift.json``; they appear whole, and together.
+        Folder for ``drift.html``, ``drift.csv`` and ``drift.json``; they appear whole, and together.
     on_progress : callable, optional
         Called with the number of cases done and their total.
 
@@ -214,53 +259,61 @@ def find_drift(
     of_table = any(path.suffix.lower() in MANIFESTS for path in paths)
     if of_table and len(paths) > 1:
         raise PlanError("give one manifest, or slides and folders of slides, and not both")
-    cases, failures = _of_manifest(paths[0], bundle) if of_table else _of_slides(paths, bundle, mpp or MppWish())
-    looked: dict[str, NDArray[np.float32]] = {}
+    known = _Known(typicality, gate_of(bundle))
+    if of_table:
+        cases, failures = _of_manifest(paths[0], bundle, known)
+    else:
+        cases, failures = _of_slides(paths, bundle, known, mpp or MppWish())
+    looked: dict[str, _Looks] = {}
     for number, case in enumerate(cases, start=1):
         try:
             looked[case.name] = case.look()
-        except (SlideError, ManifestError, OSError) as error:
+        except (SlideError, ManifestError, OSError, ValueError) as error:
             failures[case.name] = str(error)
         if on_progress is not None:
             on_progress(number, len(cases))
     if not looked:
         kind = ManifestError if of_table else SlideError
         raise kind(f"none of {len(failures)} cases could be looked at; the first: {next(iter(failures.values()))}")
-    report = _report(bundle, typicality, looked, failures, alarm)
+    report = _report(bundle, known, looked, failures, alarm)
     if out is not None:
-        _write(report, Path(out))
+        _write(report, bundle, Path(out))
     return report
 
 
-def _of_slides(paths: Sequence[Path], bundle: Bundle, wish: MppWish) -> tuple[list[_Case], dict[str, str]]:
+def _of_slides(
+    paths: Sequence[Path], bundle: Bundle, known: _Known, wish: MppWish
+) -> tuple[list[_Case], dict[str, str]]:
     tile_mpp, slides = bundle.mpp_of_tiles(), find_slides(paths)
     lost = require_unseen_slides(slides, {slide_id_of(path): "" for path in slides}, bundle)
     failures = {slide_id_of(Path(name)): why for name, why in lost.items()}
     side = bundle.facts.tile.width
     there = [path for path in slides if str(path) not in lost]
-    return [_Case(slide_id_of(path), partial(_look_at_slide, path, wish, side, tile_mpp)) for path in there], failures
+    look = partial(_look_at_slide, wish=wish, side=side, mpp=tile_mpp, known=known)
+    return [_Case(slide_id_of(path), partial(look, path)) for path in there], failures
 
 
-def _look_at_slide(path: Path, wish: MppWish, side: int, mpp: float) -> NDArray[np.float32]:
+def _look_at_slide(path: Path, wish: MppWish, side: int, mpp: float, known: _Known) -> _Looks:
     with open_slide(path, wish) as slide:
-        grid = tile_grid(slide.info, tissue_of(slide), tile_px=side, mpp=mpp)
-        if len(grid) == 0:
+        seen = survey(slide)
+        boxes = tile_grid(slide.info, seen.tissue, tile_px=side, mpp=mpp).boxes
+        boxes = boxes[seen.air.share(boxes) < IN_AIR]
+        if len(boxes) == 0:
             raise SlideError(f"{path}: no tissue was found on it")
         tiles = [
-            slide.read_pixels(Box(*grid.boxes[row].tolist()), Size(side, side)) for row in evenly(len(grid), LOOKED_AT)
+            slide.read_pixels(Box(*boxes[row].tolist()), Size(side, side)) for row in evenly(len(boxes), LOOKED_AT)
         ]
-    pixels = np.stack(tiles)
-    fit = np.array([not flags for flags in tile_quality(pixels, mpp).flags])
-    if not fit.any():
-        raise SlideError(f"{path}: none of its tiles is fit to be looked at (blurred, inked or folded)")
-    return stain_statistics(pixels[fit])
+    try:
+        return known.look(np.stack(tiles), mpp)
+    except ValueError as error:
+        raise SlideError(f"{path}: {error}") from error
 
 
-def _of_manifest(path: Path, bundle: Bundle) -> tuple[list[_Case], dict[str, str]]:
+def _of_manifest(path: Path, bundle: Bundle, known: _Known) -> tuple[list[_Case], dict[str, str]]:
     table, tile = read_manifest(path), bundle.facts.tile
     require_unseen(bundle, table, path)
     shape = (tile.height, tile.width)
-    found = [_Case(name, partial(_look_at_rows, table, rows, shape)) for name, rows in _groups(table)]
+    found = [_Case(name, partial(_look_at_rows, table, rows, shape, known)) for name, rows in _groups(table)]
     if not found:
         raise ManifestError(f"{path}: names neither patients nor slides; patches of one are no cases of their own")
     return found, {}
@@ -273,35 +326,63 @@ def _groups(table: Manifest) -> Iterator[tuple[str, NDArray[np.int64]]]:
             yield name, np.flatnonzero(table.groups == name)
 
 
-def _look_at_rows(table: Manifest, rows: NDArray[np.int64], shape: tuple[int, int]) -> NDArray[np.float32]:
+def _look_at_rows(table: Manifest, rows: NDArray[np.int64], shape: tuple[int, int], known: _Known) -> _Looks:
     # A source of its own: an image that is broken is the fault of its case alone.
     pixels = PatchSource(table.select(rows[evenly(len(rows), LOOKED_AT)]), shape)[:]
     if pixels.ndim != 4:
         raise ManifestError("features of an encoder: no images whose colours could be looked at")
-    return stain_statistics(pixels)
+    return known.look(pixels, None)
 
 
 def _report(
     bundle: Bundle,
-    typicality: Typicality,
-    looked: Mapping[str, NDArray[np.float32]],
+    known: _Known,
+    looked: Mapping[str, _Looks],
     failures: Mapping[str, str],
     alarm: float,
 ) -> DriftReport:
-    distance = np.array([float(np.median(typicality.distance(one))) for one in looked.values()])
+    typicality, everything = known.typicality, known.gate.everything
+    stains = [one.stain for one in looked.values()]
+    distances, known_distances = {"stain": _medians(typicality, stains)}, {"stain": typicality.held_out}
     spread = np.sqrt(np.diag(np.linalg.inv(typicality.precision)))
-    middle = np.mean([one.mean(axis=0, dtype=np.float64) for one in looked.values()], axis=0)
-    shift = (middle - typicality.mean) / spread
+    shift = (_middle(stains) - typicality.mean) / spread
+    shifts = dict(zip(DESCRIPTORS["stain"].columns, shift.tolist(), strict=True))
+    looks = [one.appearance for one in looked.values() if one.appearance is not None]
+    if everything is not None:
+        distances["appearance"], known_distances["appearance"] = _medians(everything, looks), everything.medians
+        side = min(bundle.facts.tile.width, bundle.facts.tile.height)
+        shifts |= _shifts_of_looks(everything, _middle(looks), appearance_columns(side))
+    tests = [drift_test(known_distances[name], one, alarm) for name, one in distances.items()]
     return DriftReport(
         model=bundle.digest,
         n_known=len(typicality.held_out),
         cases=tuple(looked),
-        distance=distance,
-        n_tiles=np.array([len(one) for one in looked.values()], dtype=np.int64),
-        test=drift_test(typicality.held_out, distance, alarm),
-        shifts=dict(zip(DESCRIPTORS["stain"].columns, shift.tolist(), strict=True)),
+        distances=distances,
+        known=known_distances,
+        n_tiles=np.array([len(one) for one in stains], dtype=np.int64),
+        test=joined(tests),
+        shifts=shifts,
         failures=failures,
     )
+
+
+def _medians(known: Typicality | Neighbourhood, looks: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
+    return np.array([float(np.median(known.distance(one))) for one in looks])
+
+
+def _middle(looks: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
+    # Each case weighs the same.
+    return np.asarray(np.mean([one.mean(axis=0, dtype=np.float64) for one in looks], axis=0))
+
+
+def _shifts_of_looks(known: Neighbourhood, middle: NDArray[np.float64], columns: Sequence[str]) -> dict[str, float]:
+    # Sharpness is a difference of two logarithms, so its spread is not that of one column.
+    found = {}
+    for name, weights in LOOKS.items():
+        contrast = np.array([weights.get(column, 0.0) for column in columns])
+        spread = float(np.sqrt(contrast @ known.covariance @ contrast))
+        found[name] = float(contrast @ (middle - known.centre)) / spread
+    return found
 
 
 _PLACES = {
@@ -313,9 +394,20 @@ _PLACES = {
 }
 
 
+_OF_LOOKS = {
+    "density": ("paler on the whole", "darker on the whole"),
+    "sharpness": ("less sharp", "sharper, or noisier"),
+    "cold": ("redder", "bluer"),
+    "pink": ("less pink and violet, greyer", "pinker"),
+}
+
+
 def _in_words(column: str, shift: float) -> str:
     # A column of `stain_statistics` as a person would say it.
-    more, far = "more" if shift > 0 else "less", f"({shift:+.1f})"
+    far = f"({shift:+.1f})"
+    if column in LOOKS:
+        return f"{_OF_LOOKS[column][int(shift > 0)]} {far}"
+    more = "more" if shift > 0 else "less"
     stain, _, what = column.partition("_")
     if what == "mean":
         return f"{more} {stain} on the whole {far}"
@@ -328,9 +420,21 @@ def _in_words(column: str, shift: float) -> str:
     return f"haematoxylin and eosin {more} in the same places {far}"
 
 
-def _write(report: DriftReport, out: Path) -> None:
+def _write(report: DriftReport, bundle: Bundle, out: Path) -> None:
+    view = DriftView(
+        cases=report.cases,
+        distances=report.distances,
+        known=report.known,
+        test=report.test,
+        shifts=[(_in_words(name, shift).rpartition(" ")[0], shift) for name, shift in report.ranked()],
+        words=report.in_words(),
+        failures=report.failures,
+        facts=bundle.facts,
+        footer={"model": f"{bundle.facts.algorithm}, {bundle.digest}", "Sentinode": __version__},
+    )
     try:
-        with whole_files((out / "drift.csv", out / "drift.json")) as (table, whole):
+        with whole_files((out / "drift.html", out / "drift.csv", out / "drift.json")) as (page, table, whole):
+            write_drift_page(view, page)
             report.frame.to_csv(table, index=False)
             whole.write_text(json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
