@@ -11,13 +11,8 @@ from hypothesis import strategies as st
 from shapely import MultiPolygon, Polygon
 
 from sentinode.errors import ExportError, ManifestError
-from sentinode.slides.annotations import (
-    ANNOTATION_FORMATS,
-    Annotations,
-    Region,
-    read_annotations,
-    write_annotations,
-)
+from sentinode.slides.annotation_files import ANNOTATION_FORMATS, read_annotations, write_annotations
+from sentinode.slides.annotations import Annotations, Region
 from sentinode.storage import TEMPORARY
 
 RING = Polygon(
@@ -140,7 +135,7 @@ def test_half_a_packed_file_is_refused(form, tmp_path):
 def test_a_file_that_unpacks_without_end_is_refused(form, tmp_path, monkeypatch):
     path = tmp_path / "slide.gz"
     write_annotations(DRAWN, path, form)
-    monkeypatch.setattr("sentinode.slides.annotations.LARGEST", len(gzip.decompress(path.read_bytes())) - 1)
+    monkeypatch.setattr("sentinode.slides.annotation_files.LARGEST", len(gzip.decompress(path.read_bytes())) - 1)
     with pytest.raises(ManifestError, match="is larger than"):
         read_annotations(path)
 

@@ -28,7 +28,8 @@ from sentinode.inference.predictions import TilePredictions, read_predictions
 from sentinode.models.bundle import read_bundle, write_bundle
 from sentinode.models.runtime import open_recogniser
 from sentinode.seeds import stream
-from sentinode.slides.annotations import Annotations, Region, write_asap
+from sentinode.slides.annotation_files import write_asap
+from sentinode.slides.annotations import Annotations, Region
 from sentinode.slides.resolution import MppWish
 from sentinode.slides.slide import open_slide
 from sentinode.slides.tiling import tile_grid

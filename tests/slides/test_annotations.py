@@ -11,18 +11,15 @@ from hypothesis import strategies as st
 from shapely import MultiPolygon, Polygon
 
 from sentinode.errors import ExportError, ManifestError
-from sentinode.slides.annotations import (
-    CAMELYON,
-    EXCLUDE,
-    Annotations,
-    Region,
+from sentinode.slides.annotation_files import (
     annotation_for,
-    label_boxes,
     read_annotations,
     write_asap,
     write_geojson,
     write_imagescope,
 )
+from sentinode.slides.annotations import CAMELYON, EXCLUDE, Annotations, Region
+from sentinode.slides.tile_labels import label_boxes
 
 SQUARE = [[0, 0], [10, 0], [10, 10], [0, 10]]
 BOW_TIE = [[0, 0], [10, 10], [10, 0], [0, 10]]

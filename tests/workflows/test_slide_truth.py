@@ -8,7 +8,8 @@ from PIL import Image
 
 from sentinode.errors import ManifestError, PlanError
 from sentinode.geometry import Box, Scale, Size
-from sentinode.slides.annotations import Annotations, Region, write_asap, write_geojson
+from sentinode.slides.annotation_files import write_asap, write_geojson
+from sentinode.slides.annotations import Annotations, Region
 from sentinode.workflows.slide_truth import SlideTruth, TruthWish, find_truth, lesions_on
 
 SIZE, SCALE = Size(8001, 6003), Scale(0.5)  # 4 x 3 mm

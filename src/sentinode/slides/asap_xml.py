@@ -11,16 +11,9 @@ from typing import Final
 from xml.sax.saxutils import quoteattr
 
 from sentinode.errors import ManifestError
-from sentinode.slides.annotations import (
-    Annotations,
-    Outline,
-    RegionCollector,
-    layer_and_kind,
-    name_of_layer,
-    outlines_of,
-    parse_xml,
-    root_of,
-)
+from sentinode.slides.annotations import Annotations
+from sentinode.slides.drawing_xml import parse_xml, root_of
+from sentinode.slides.outlines import Outline, RegionCollector, layer_and_kind, name_of_layer, outlines_of
 
 __all__ = ["SUFFIXES", "encode", "read", "recognises"]
 

@@ -13,17 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sentinode.errors import ManifestError
-from sentinode.slides.annotations import (
-    Annotations,
-    Outline,
-    RegionCollector,
-    XmlElement,
-    layer_and_kind,
-    name_of_layer,
-    outlines_of,
-    parse_xml,
-    root_of,
-)
+from sentinode.slides.annotations import Annotations
+from sentinode.slides.drawing_xml import XmlElement, parse_xml, root_of
+from sentinode.slides.outlines import Outline, RegionCollector, layer_and_kind, name_of_layer, outlines_of
 
 __all__ = ["SUFFIXES", "encode", "read", "recognises"]
 

@@ -11,7 +11,8 @@ from typing import Any, Final
 import shapely
 
 from sentinode.errors import ExportError, ManifestError
-from sentinode.slides.annotations import EXCLUDE, Annotations, Kind, RegionCollector, region_ids
+from sentinode.slides.annotations import EXCLUDE, Annotations, Kind
+from sentinode.slides.outlines import RegionCollector, region_ids
 
 __all__ = ["SUFFIXES", "encode", "read", "recognises"]
 

@@ -23,7 +23,8 @@ from sentinode.geometry import Box, Size
 from sentinode.phantom.artefacts import COMMON
 from sentinode.phantom.slides import LesionWish, PhantomSlide, SlidePlan, draw_slide, write_slide
 from sentinode.seeds import stream
-from sentinode.slides.annotations import Annotations, Region, write_asap, write_geojson
+from sentinode.slides.annotation_files import write_asap, write_geojson
+from sentinode.slides.annotations import Annotations, Region
 from sentinode.storage import abandoned, whole_files, write_whole
 
 __all__ = ["SLIDE_PRESETS", "SlidePreset", "plan_slides", "write_phantom_slides"]

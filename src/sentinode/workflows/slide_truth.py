@@ -14,10 +14,12 @@ from PIL import Image
 from sentinode.errors import ManifestError, PlanError
 from sentinode.evaluation.froc import GROWTH_UM, LesionTruth, lesion_truth
 from sentinode.geometry import Box, Raster, Scale, Size
-from sentinode.slides.annotations import CAMELYON, Annotations, Shape, annotation_for, read_annotations
+from sentinode.slides.annotation_files import annotation_for, read_annotations
+from sentinode.slides.annotations import CAMELYON, Annotations
 from sentinode.slides.image_reader import FAULTS
 from sentinode.slides.naming import slide_id_of
 from sentinode.slides.rasterising import pixels_inside
+from sentinode.slides.shapes import Shape
 
 __all__ = ["LEVEL_5_UM", "SlideTruth", "TruthWish", "find_truth", "lesions_on"]
 

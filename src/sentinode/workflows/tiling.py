@@ -14,19 +14,13 @@ import pandas as pd
 from sentinode.data.manifest import MAX_TILE_PX, Manifest, Provenance, write_manifest
 from sentinode.errors import ManifestError, PlanError, SlideError
 from sentinode.geometry import Box
-from sentinode.slides.annotations import (
-    CAMELYON,
-    EXCLUDE,
-    Annotations,
-    TileLabels,
-    annotation_for,
-    label_boxes,
-    read_annotations,
-)
+from sentinode.slides.annotation_files import annotation_for, read_annotations
+from sentinode.slides.annotations import CAMELYON, EXCLUDE, Annotations
 from sentinode.slides.naming import slide_id_of
 from sentinode.slides.quality import IN_AIR
 from sentinode.slides.resolution import MppWish
 from sentinode.slides.slide import open_slide
+from sentinode.slides.tile_labels import TileLabels, label_boxes
 from sentinode.slides.tiling import MINIMUM_TISSUE, TileGrid, tile_grid
 from sentinode.slides.tissue import survey
 from sentinode.workflows.slide_inputs import find_slides, read_slide_table, require_shares, without_slide

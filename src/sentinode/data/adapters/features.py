@@ -29,8 +29,10 @@ from sentinode.data.manifest import Manifest, Provenance, order_classes
 from sentinode.data.patches import FEATURES
 from sentinode.data.tables import read_table
 from sentinode.errors import ManifestError
-from sentinode.slides.annotations import CAMELYON, EXCLUDE, annotation_for, label_boxes, read_annotations
+from sentinode.slides.annotation_files import annotation_for, read_annotations
+from sentinode.slides.annotations import CAMELYON, EXCLUDE
 from sentinode.slides.naming import slide_id_of
+from sentinode.slides.tile_labels import label_boxes
 
 __all__ = ["manifest"]
 
