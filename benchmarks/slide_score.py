@@ -31,9 +31,11 @@ from sentinode.inference.aggregation import FEATURES, SlideScorer, fit_scorer, s
 from sentinode.inference.predictions import TilePredictions, read_predictions
 from sentinode.inference.summary import slide_score
 from sentinode.phantom.artefacts import ARTEFACTS
-from sentinode.phantom.slides import LesionWish, SlidePlan, draw_slide, write_slide
+from sentinode.phantom.plans import LesionWish, SlidePlan
+from sentinode.phantom.slides import draw_slide, write_slide
 from sentinode.seeds import stream
-from sentinode.slides.annotations import Annotations, Region, write_asap
+from sentinode.slides.annotation_files import write_asap
+from sentinode.slides.annotations import Annotations, Region
 from sentinode.workflows.predicting import PredictionWish, predict_slides
 from sentinode.workflows.tiling import TilesWish, make_tiles
 from sentinode.workflows.training import TrainingWish, train_model

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from sentinode.errors import PlanError
 from sentinode.geometry import Box, Size
 from sentinode.phantom.outlines import Blob, Grid, Stroke, trace
-from sentinode.phantom.slides import LesionWish, SlidePlan, draw_slide, lesion_class, write_slide
+from sentinode.phantom.plans import LesionWish, SlidePlan, lesion_class
+from sentinode.phantom.slides import draw_slide, write_slide
 from sentinode.slides.pyramid import write_pyramid
 
 PLAN = SlidePlan(

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from sentinode.geometry import Box, Raster, Size
-from sentinode.phantom.slides import LesionWish, SlidePlan, draw_slide
+from sentinode.phantom.plans import LesionWish, SlidePlan
+from sentinode.phantom.slides import draw_slide
 from sentinode.slides.bubbles import bubbles
 from sentinode.slides.tissue import survey_thumbnail, tissue_mask
 

@@ -8,7 +8,7 @@ import shapely
 from PIL import Image
 
 from sentinode.errors import ExportError, PlanError
-from sentinode.phantom.slides import lesion_class
+from sentinode.phantom.plans import lesion_class
 from sentinode.slides.annotation_files import read_annotations
 from sentinode.workflows import phantom_slides
 from sentinode.workflows.phantom_slides import SLIDE_PRESETS, SlidePreset, plan_slides, write_phantom_slides

@@ -15,7 +15,7 @@ from skimage.measure import find_contours
 
 from sentinode.phantom.lattice import Floats
 
-__all__ = ["Blob", "Grid", "Stroke", "trace"]
+__all__ = ["Blob", "Grid", "Stroke", "outline_of", "trace"]
 
 _DENT_RAD = np.float32(0.38)  # how wide a dent is, as an angle
 
@@ -251,3 +251,21 @@ def trace(depth_um: NDArray[np.floating], grid: Grid) -> BaseGeometry:
 def _only_areas(geometry: BaseGeometry) -> BaseGeometry:
     parts = [part for part in shapely.get_parts(geometry) if isinstance(part, shapely.Polygon) and part.area > 0]
     return shapely.union_all(parts) if parts else shapely.Polygon()
+
+
+def outline_of(shape: Blob | Stroke) -> BaseGeometry:
+    """Trace a shape by itself, at a 160th of its extent.
+
+    Parameters
+    ----------
+    shape : Blob or Stroke
+        What.
+
+    Returns
+    -------
+    shapely Polygon or MultiPolygon
+        Micrometres.
+    """
+    left, _, right, _ = shape.bounds
+    grid = Grid.around(shape.bounds, max((right - left) / 160, 0.5))
+    return trace(shape.depth_um(*grid.points()), grid)

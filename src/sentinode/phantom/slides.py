@@ -7,228 +7,34 @@ the polygons of the truth are traced from the same maps. Nothing is held in memo
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Literal
 
 import numpy as np
 import shapely
 import shapely.affinity
 from numpy.typing import NDArray
-from scipy.spatial.distance import pdist
 from shapely.geometry.base import BaseGeometry
 
-from sentinode.errors import PlanError
 from sentinode.geometry import Box, Size
-from sentinode.phantom.artefacts import ARTEFACTS, Artefact, spoil
-from sentinode.phantom.lattice import Floats, SmoothField, Window
-from sentinode.phantom.outlines import Blob, Grid, Stroke, trace
+from sentinode.phantom.artefacts import Artefact, spoil
+from sentinode.phantom.lattice import Floats, Window
+from sentinode.phantom.lesions import Lesion, place_lesion
+from sentinode.phantom.nodes import Anatomy, NodeMaps, major_axis_um_of, node_maps, place_nodes
+from sentinode.phantom.outlines import Blob, Stroke, outline_of, trace
 from sentinode.phantom.patches import Optics, draw_phenotype, scan_field
+from sentinode.phantom.plans import SlidePlan
 from sentinode.phantom.stain import draw_scanner, draw_stain
 from sentinode.phantom.tissue import Phenotype, Shares, Truth
 from sentinode.seeds import stream
 from sentinode.slides.pyramid import TILE_PX, write_pyramid
 from sentinode.slides.rasterising import pixels_inside
 
-__all__ = [
-    "LESION_CLASSES",
-    "Lesion",
-    "LesionClass",
-    "LesionWish",
-    "PhantomSlide",
-    "SectionScene",
-    "SlidePlan",
-    "draw_slide",
-    "lesion_class",
-    "write_slide",
-]
+__all__ = ["PhantomSlide", "SectionScene", "draw_slide", "write_slide"]
 
-LesionClass = Literal["itc", "micro", "macro"]
-
-LESION_CLASSES: Mapping[LesionClass, tuple[float, float]] = MappingProxyType({
-    "itc": (0.0, 200.0),
-    "micro": (200.0, 2000.0),
-    "macro": (2000.0, math.inf),
-})
-"""Isolated tumour cells, micro- and macrometastasis: major axis in um, above the first, up to the second number."""
-
-_DEMO_SIZE = Size(3584, 3072)
-_STEP_UM = 8.0
-_CLIP_UM = 40.0
 _EDGE_UM = np.float32(3.0)
-_GAP_UM = 160.0  # between two lesions; under 75 um CAMELYON counts them as one
-_TRIES = 200
-_LARGEST_PX = 100_000
 _REACH_UM = 20.0  # beyond its outline nothing is painted of a tissue
-
-
-@dataclass(frozen=True)
-class LesionWish:
-    """A lesion that a slide is to have.
-
-    Parameters
-    ----------
-    major_axis_um : float
-        Its longest extent.
-    cells : int
-        Parts that it is made of: 1, or a cluster of a few.
-    """
-
-    major_axis_um: float
-    cells: int = 1
-
-
-@dataclass(frozen=True)
-class SlidePlan:
-    """What a slide is to show.
-
-    Parameters
-    ----------
-    slide_id : str
-        Its name; part of what it is drawn from.
-    seed : int
-        The cohort's.
-    patient, site : int
-        Whose, and where it was stained and scanned, from 0.
-    size : Size
-        Of the canvas, level-0 pixels; up to 100,000 a side.
-    mpp : float
-        Micrometres a pixel.
-    section_um : float
-        How large the tissue is about, whatever the canvas: the first node takes about two thirds of it.
-    nodes : int
-        One to four.
-    lesions : tuple of LesionWish
-        None: a normal slide.
-    artefacts : tuple of str
-        Of `artefacts.ARTEFACTS`.
-
-    Raises
-    ------
-    PlanError
-        If a number cannot be, or an artefact is unknown.
-
-    Examples
-    --------
-    >>> SlidePlan("a", seed=1, nodes=7)
-    Traceback (most recent call last):
-    sentinode.errors.PlanError: slide 'a': nodes = 7; give 1 to 4
-    """
-
-    slide_id: str
-    seed: int
-    patient: int = 0
-    site: int = 0
-    size: Size = _DEMO_SIZE
-    mpp: float = 1.0
-    section_um: float = 2600.0
-    nodes: int = 2
-    lesions: tuple[LesionWish, ...] = ()
-    artefacts: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        name = f"slide '{self.slide_id}'"
-        if not 1 <= self.nodes <= 4:
-            raise PlanError(f"{name}: nodes = {self.nodes}; give 1 to 4")
-        if not (math.isfinite(self.mpp) and self.mpp > 0):
-            raise PlanError(f"{name}: mpp = {self.mpp}; micrometres a pixel are a positive number, e.g. 0.25")
-        if max(self.size.width, self.size.height) > _LARGEST_PX:
-            raise PlanError(f"{name}: {self.size.width} x {self.size.height} px; at most {_LARGEST_PX} a side")
-        if not self.section_um >= 300:
-            raise PlanError(f"{name}: section_um = {self.section_um}; give 300 or more")
-        unknown = sorted(set(self.artefacts) - set(ARTEFACTS))
-        if unknown:
-            raise PlanError(f"{name}: artefact '{unknown[0]}' is not known; choose from {', '.join(ARTEFACTS)}")
-        if any(not wish.major_axis_um >= 16 or wish.cells < 1 for wish in self.lesions):
-            raise PlanError(f"{name}: a lesion is one cell (16 um) or more; mend its size")
-
-
-@dataclass(frozen=True, eq=False)
-class Lesion:
-    """A metastasis that was drawn.
-
-    Parameters
-    ----------
-    number : int
-        From 1, within its slide.
-    shape : shapely Polygon or MultiPolygon
-        Its outline in level-0 pixels, stroma between its nests included.
-    major_axis_um : float
-        Longest extent, as drawn.
-    area_mm2 : float
-        Within the outline.
-    """
-
-    number: int
-    shape: BaseGeometry
-    major_axis_um: float
-    area_mm2: float
-
-    @property
-    def size_class(self) -> LesionClass:
-        """By its major axis."""
-        return lesion_class(self.major_axis_um)
-
-    @property
-    def centre(self) -> tuple[float, float]:
-        """A place in level-0 pixels, within it."""
-        middle = self.shape.centroid
-        inside = middle if self.shape.contains(middle) else self.shape.representative_point()
-        return float(inside.x), float(inside.y)
-
-
-def lesion_class(major_axis_um: float) -> LesionClass:
-    """Name a lesion by its size, as pathologists stage it (AJCC: 0.2 mm and 2 mm).
-
-    Parameters
-    ----------
-    major_axis_um : float
-        Longest extent.
-
-    Returns
-    -------
-    {"itc", "micro", "macro"}
-        Its class.
-
-    Examples
-    --------
-    >>> lesion_class(200), lesion_class(201), lesion_class(2001)
-    ('itc', 'micro', 'macro')
-    """
-    for name, (_, most) in LESION_CLASSES.items():
-        if major_axis_um <= most:
-            return name
-    return "macro"
-
-
-@dataclass(frozen=True, eq=False)
-class _NodeMaps:
-    """A node with the fat around it: how deep each point lies in each part, (rows, columns, 6) float32."""
-
-    grid: Grid
-    maps: Floats  # tissue, fat, fibres, lesion, sinus, follicle
-
-    def at(self, x_um: Floats, y_um: Floats) -> Floats:
-        # (..., 6), linear between the points; the rim of the maps is glass, so that beyond it is glass.
-        grid = self.grid
-        across = np.clip((x_um - np.float32(grid.x_um)) / np.float32(grid.step_um), 0, grid.columns - 1.001)
-        down = np.clip((y_um - np.float32(grid.y_um)) / np.float32(grid.step_um), 0, grid.rows - 1.001)
-        column, row = across.astype(np.int32), down.astype(np.int32)
-        fx, fy = (across - column)[..., None], (down - row)[..., None]
-        flat, first = self.maps.reshape(-1, self.maps.shape[-1]), row * grid.columns + column
-        upper = flat.take(first, axis=0) * (1 - fx) + flat.take(first + 1, axis=0) * fx
-        lower = flat.take(first + grid.columns, axis=0) * (1 - fx) + flat.take(first + grid.columns + 1, axis=0) * fx
-        depth: Floats = upper * (1 - fy) + lower * fy
-        return depth
-
-    def touches(self, x_um: Floats, y_um: Floats) -> bool:
-        grid = self.grid
-        if x_um.size == 0:
-            return False
-        right, bottom = grid.x_um + grid.columns * grid.step_um, grid.y_um + grid.rows * grid.step_um
-        return bool(x_um.max() > grid.x_um and x_um.min() < right and y_um.max() > grid.y_um and y_um.min() < bottom)
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,7 +49,7 @@ class SectionScene:
         As in `tissue.Scene`.
     """
 
-    nodes: tuple[_NodeMaps, ...]
+    nodes: tuple[NodeMaps, ...]
     lymphocytes: float = 0.88
     infiltrate: float = 0.12
     bleeding: float = 0.0
@@ -496,13 +302,13 @@ def draw_slide(plan: SlidePlan) -> PhantomSlide:
     # PlanError is that of the two.
     rng = stream(plan.seed, "phantom", "slide", plan.slide_id)
     plane = int(rng.integers(2**62))
-    blobs = _place_nodes(plan, rng)
-    bases = [_Anatomy.grown(blob, plane) for blob in blobs]
+    blobs = place_nodes(plan, rng)
+    bases = [Anatomy.grown(blob, plane) for blob in blobs]
     found: list[tuple[int, Floats, BaseGeometry]] = []
     for wish in sorted(plan.lesions, key=lambda wish: -wish.major_axis_um):
-        found.append(_place_lesion(plan, wish, bases, found, rng))
+        found.append(place_lesion(plan, wish, bases, found, rng))
     nodes = tuple(
-        _node_maps(base, [(depth, shape) for node, depth, shape in found if node == number], rng, plane)
+        node_maps(base, [(depth, shape) for node, depth, shape in found if node == number], rng, plane)
         for number, base in enumerate(bases)
     )
     scene = SectionScene(
@@ -522,236 +328,12 @@ def draw_slide(plan: SlidePlan) -> PhantomSlide:
         plane=plane,
         lesions=tuple(_lesion(number, shape, plan.mpp) for number, (_, _, shape) in enumerate(found, start=1)),
         tissue=_in_pixels(tissue, plan.mpp),
-        artefacts=tuple((artefact, _in_pixels(_outline(artefact.shape), plan.mpp)) for artefact in artefacts),
+        artefacts=tuple((artefact, _in_pixels(outline_of(artefact.shape), plan.mpp)) for artefact in artefacts),
     )
-
-
-# --- where the nodes lie -------------------------------------------------------------------------------------
-
-
-def _place_nodes(plan: SlidePlan, rng: np.random.Generator) -> list[Blob]:
-    width_um, height_um = plan.size.width * plan.mpp, plan.size.height * plan.mpp
-    largest = max((wish.major_axis_um for wish in plan.lesions), default=0.0)
-    placed: list[Blob] = []
-    for number in range(plan.nodes):
-        share = rng.uniform(0.58, 0.7) if number == 0 else rng.uniform(0.2, 0.36)
-        long_um = share * plan.section_um / 2
-        if number == 0:
-            long_um = max(long_um, 0.66 * largest)
-        for attempt in range(_TRIES):
-            blob = _node_blob(long_um * (1 - 0.3 * attempt / _TRIES * (number > 0)), (width_um, height_um), rng)
-            if blob is not None and all(_are_apart(blob, other) for other in placed):
-                placed.append(blob)
-                break
-        else:
-            if number == 0:
-                raise PlanError(
-                    f"slide '{plan.slide_id}': a node of {2 * long_um / 1000:.1f} mm has no room on "
-                    f"{width_um / 1000:.1f} x {height_um / 1000:.1f} mm; give a larger size or smaller lesions"
-                )
-    return placed
-
-
-def _node_blob(long_um: float, canvas_um: tuple[float, float], rng: np.random.Generator) -> Blob | None:
-    angle = float(rng.normal(0 if canvas_um[0] >= canvas_um[1] else np.pi / 2, 0.35))
-    short_um = long_um * float(rng.uniform(0.6, 0.78))
-    waves = tuple((k, float(rng.normal(0, 0.1 / k)), float(rng.uniform(0, 2 * np.pi))) for k in (2, 3, 4, 5, 7))
-    dent = (float(rng.choice([-1, 1]) * np.pi / 2 + rng.normal(0, 0.3)), float(rng.uniform(0.08, 0.25)))
-    blob = Blob(0.0, 0.0, long_um, short_um, angle, waves, dent)
-    # Its real extent, with room for the fat around it.
-    grid = Grid.around(blob.bounds, max(long_um / 40, 1.0))
-    left, top, right, bottom = trace(blob.depth_um(*grid.points()), grid).bounds
-    rim = _fat_um(long_um) + 40
-    room_x, room_y = canvas_um[0] - (right - left) - 2 * rim, canvas_um[1] - (bottom - top) - 2 * rim
-    if room_x < 0 or room_y < 0:
-        return None
-    x, y = rim - left + rng.uniform(0, room_x), rim - top + rng.uniform(0, room_y)
-    return Blob(float(x), float(y), long_um, short_um, angle, waves, dent)
-
-
-def _are_apart(one: Blob, other: Blob) -> bool:
-    gap = _fat_um(one.long_um) + _fat_um(other.long_um) + 60
-    return not _outline(one).buffer(gap).intersects(_outline(other))
-
-
-def _fat_um(long_um: float) -> float:
-    # How far fat reaches around a node, at most.
-    return min(0.22 * long_um, 260.0)
-
-
-# --- what is in a node ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class _Anatomy:
-    """A node before its lesions: maps in micrometres, (rows, columns) float32."""
-
-    blob: Blob
-    grid: Grid
-    depth: Floats  # under the outline of the node
-    capsule_um: Floats
-    tissue: Floats
-    medulla: Floats  # 0 to 1
-
-    @classmethod
-    def grown(cls, blob: Blob, plane: int) -> "_Anatomy":
-        fat_um = _fat_um(blob.long_um)
-        left, top, right, bottom = blob.bounds
-        rim = fat_um + 60
-        grid = Grid.around((left - rim, top - rim, right + rim, bottom + rim), _STEP_UM)
-        x, y = grid.points()
-        level = blob.depth_um(x, y)
-        down, across = np.gradient(level, grid.step_um)
-        # Divided by its slope, it is the distance to first order: the capsule is as thick everywhere.
-        slope = np.clip(np.hypot(down, across), 0.45, None)
-        depth = level / slope + 5 * _field(plane, "outline", 60.0, (x, y)) + 3 * _field(plane, "rough", 18.0, (x, y))
-        fat = np.clip(0.35 + 0.75 * _field(plane, "fat bed", 300.0, (x, y)), 0, 1) * fat_um
-        tissue = depth + fat + np.where(fat > 25, 8 * _field(plane, "fat lobes", 45.0, (x, y)), 0)
-        turn = blob.angle + (blob.dent[0] if blob.dent is not None else 0.0)
-        hilum = (
-            blob.x_um + 0.5 * blob.short_um * math.cos(turn),
-            blob.y_um + 0.5 * blob.short_um * math.sin(turn),
-        )
-        reach = np.hypot(x - np.float32(hilum[0]), y - np.float32(hilum[1])) / np.float32(0.62 * blob.short_um)
-        medulla = np.clip(1.5 * (1.1 - reach) + 0.25 * _field(plane, "medulla", 90.0, (x, y)), 0, 1)
-        medulla *= np.clip((depth - 120) / 100, 0, 1)
-        capsule = np.clip(24 + 7 * _field(plane, "capsule", 120.0, (x, y)), 12, 45)
-        edge = np.full_like(tissue, -_CLIP_UM)
-        edge[2:-2, 2:-2] = tissue[2:-2, 2:-2]
-        return cls(blob, grid, *(part.astype(np.float32) for part in (depth, capsule, edge, medulla)))
-
-
-def _node_maps(
-    base: _Anatomy, lesions: list[tuple[Floats, BaseGeometry]], rng: np.random.Generator, plane: int
-) -> _NodeMaps:
-    at = base.grid.points()
-    depth, capsule, medulla = base.depth, base.capsule_um, base.medulla
-    lesion = np.full_like(depth, -_CLIP_UM)
-    large = np.zeros(depth.shape, bool)
-    for lesion_depth, shape in lesions:
-        np.maximum(lesion, lesion_depth, out=lesion)
-        if _major_axis(shape) > 400:
-            large |= lesion_depth > 12
-    # Fat: around the node, and lobules in it at the hilum.
-    lobes = (_field(plane, "hilum fat", 70.0, at) - 2.6 + 2.2 * medulla) * 60
-    septa = (0.1 - np.abs(_field(plane, "septa", 130.0, at))) * 110
-    fat = np.where(depth < 0, np.minimum(-depth, -septa), np.minimum(lobes, depth - capsule))
-    fat = np.minimum(fat, -lesion)
-    # Fibres: septa of the fat, capsule, trabeculae that come from it, small vessels, and septa in large lesions.
-    ridge = np.abs(_field(plane, "trabecula", 150.0, at))
-    trabecula = (0.11 * np.clip(1.1 - depth / 330, 0, 1) - 0.02 - ridge) * 120
-    vessel = (_field(plane, "vessel", 34.0, at) - 2.35) * 30
-    inside = np.maximum(np.maximum(capsule - depth, trabecula), vessel)
-    fibres = np.where(depth < 0, septa, inside)
-    nests = np.where(large, (0.16 - np.abs(_field(plane, "nests", 75.0, at))) * 70, -_CLIP_UM)
-    fibres = np.where(lesion > -8, np.maximum(np.minimum(fibres, -lesion), nests), fibres)
-    # Sinuses: under the capsule, along the trabeculae, and the net of the medulla.
-    under = np.minimum(depth - capsule, capsule + 17 + 6 * _field(plane, "under", 60.0, at) - depth)
-    net = (0.42 * medulla - 0.06 - np.abs(_field(plane, "cords", 42.0, at))) * 45
-    along = np.where(depth > capsule, 6 - np.abs(trabecula + 6), -_CLIP_UM) + 5 * _field(plane, "along", 80.0, at)
-    sinus = np.maximum(np.maximum(under, net), along)
-    follicle = _follicles(base, rng) + 7 * _field(plane, "follicle", 30.0, at)
-    maps = np.stack([base.tissue, fat, fibres, lesion, sinus, follicle], axis=-1)
-    return _NodeMaps(base.grid, np.clip(maps, -_CLIP_UM, _CLIP_UM).astype(np.float32))
-
-
-def _follicles(base: _Anatomy, rng: np.random.Generator) -> Floats:
-    # Germinal centres in the cortex, a row or two under the capsule.
-    x, y = base.grid.points()
-    follicle = np.full_like(base.depth, -_CLIP_UM)
-    cortex = np.argwhere((base.depth > 130) & (base.depth < 420) & (base.medulla < 0.05))
-    centres: list[tuple[float, float]] = []
-    if not len(cortex):
-        return follicle
-    for row, column in cortex[rng.integers(len(cortex), size=160)]:
-        at = float(x[row, column]), float(y[row, column])
-        if all(math.dist(at, other) > 310 for other in centres):
-            centres.append(at)
-            radius = float(rng.uniform(60, 135))
-            waves = ((2, float(rng.uniform(0, 0.12)), 0.0), (3, float(rng.uniform(0, 0.06)), 1.0))
-            germinal = Blob(*at, radius, radius * float(rng.uniform(0.7, 1)), float(rng.uniform(0, np.pi)), waves)
-            np.maximum(follicle, germinal.depth_um(x, y), out=follicle)
-    return follicle
-
-
-def _field(plane: int, what: str, spacing_um: float, at: tuple[Floats, Floats]) -> Floats:
-    return SmoothField(plane, ("section", what), spacing_um).at(*at)
-
-
-# --- where the lesions lie -----------------------------------------------------------------------------------
-
-
-def _place_lesion(
-    plan: SlidePlan,
-    wish: LesionWish,
-    bases: list[_Anatomy],
-    others: list[tuple[int, Floats, BaseGeometry]],
-    rng: np.random.Generator,
-) -> tuple[int, Floats, BaseGeometry]:
-    wanted = lesion_class(wish.major_axis_um)
-    roomy = [n for n, base in enumerate(bases) if 1.7 * base.blob.long_um > wish.major_axis_um]
-    for _ in range(_TRIES if roomy else 0):
-        number = roomy[0] if wanted == "macro" else int(rng.choice(roomy))
-        base = bases[number]
-        at = _seat(base, wish.major_axis_um, rng)
-        turn = base.blob.angle + float(rng.normal(0, 0.15)) if wanted == "macro" else float(rng.uniform(0, np.pi))
-        x, y = base.grid.points()
-        free = np.full_like(base.depth, -_CLIP_UM)
-        for blob in _lesion_blobs(wish, at, turn, rng):
-            np.maximum(free, blob.depth_um(x, y), out=free)
-        depth = np.minimum(free, base.depth - base.capsule_um - 4)
-        shape = trace(depth, base.grid)
-        if _fits(shape, (free > 0).sum() * base.grid.step_um**2, wish, others):
-            return number, depth, shape
-    raise PlanError(
-        f"slide '{plan.slide_id}': a lesion of {wish.major_axis_um:.0f} um has no room; "
-        "give a larger section or smaller lesions"
-    )
-
-
-def _seat(base: _Anatomy, major_um: float, rng: np.random.Generator) -> tuple[float, float]:
-    # A large lesion fills the middle; a small one lies under the capsule, where cells arrive, or anywhere.
-    lowest = base.capsule_um + min(0.28 * major_um, 0.55 * float(base.depth.max()))
-    highest = lowest + (90 if rng.random() < 0.6 else 600)
-    places = np.argwhere((base.depth > lowest) & (base.depth < highest))
-    if not len(places):
-        return base.blob.x_um, base.blob.y_um
-    row, column = places[int(rng.integers(len(places)))]
-    return base.grid.x_um + float(column) * _STEP_UM, base.grid.y_um + float(row) * _STEP_UM
-
-
-def _lesion_blobs(wish: LesionWish, at: tuple[float, float], turn: float, rng: np.random.Generator) -> list[Blob]:
-    half = wish.major_axis_um / 2
-    waves = tuple((k, float(rng.normal(0, 0.12 / k)), float(rng.uniform(0, 2 * np.pi))) for k in (2, 3, 4, 6, 9))
-    if wish.cells == 1:
-        return [Blob(*at, half, half * float(rng.uniform(0.5, 0.8)), turn, waves)]
-    # A cluster: the first two at its ends, the others between.
-    radius = max(half / wish.cells, 8.0)
-    blobs = []
-    for number in range(wish.cells):
-        along = (half - radius) * (1 if number == 0 else -1 if number == 1 else float(rng.uniform(-0.8, 0.8)))
-        across = 0.0 if number < 2 else float(rng.normal(0, 0.35 * half))
-        x = at[0] + along * math.cos(turn) - across * math.sin(turn)
-        y = at[1] + along * math.sin(turn) + across * math.cos(turn)
-        blobs.append(Blob(x, y, radius, radius * float(rng.uniform(0.7, 1)), float(rng.uniform(0, np.pi)), waves[:2]))
-    return blobs
-
-
-def _fits(shape: BaseGeometry, area: float, wish: LesionWish, others: list[tuple[int, Floats, BaseGeometry]]) -> bool:
-    if shape.is_empty or shape.area < 0.6 * area:
-        return False
-    if lesion_class(_major_axis(shape)) != lesion_class(wish.major_axis_um):
-        return False
-    return all(shape.distance(other) > _GAP_UM for _, _, other in others)
-
-
-def _major_axis(shape: BaseGeometry) -> float:
-    corners = shapely.get_coordinates(shape.convex_hull)
-    return float(pdist(corners).max())
 
 
 def _lesion(number: int, shape: BaseGeometry, mpp: float) -> Lesion:
-    return Lesion(number, _in_pixels(shape, mpp), _major_axis(shape), shape.area / 1e6)
+    return Lesion(number, _in_pixels(shape, mpp), major_axis_um_of(shape), shape.area / 1e6)
 
 
 # --- what spoils it ------------------------------------------------------------------------------------------
@@ -787,12 +369,6 @@ def _place_artefact(kind: str, plan: SlidePlan, blobs: list[Blob], rng: np.rando
 
 
 # --- rasters and outlines ------------------------------------------------------------------------------------
-
-
-def _outline(shape: Blob | Stroke) -> BaseGeometry:
-    left, _, right, _ = shape.bounds
-    grid = Grid.around(shape.bounds, max((right - left) / 160, 0.5))
-    return trace(shape.depth_um(*grid.points()), grid)
 
 
 def _in_pixels(shape_um: BaseGeometry, mpp: float) -> BaseGeometry:

@@ -21,7 +21,8 @@ from sentinode.errors import ExportError, PlanError
 from sentinode.execution import Failure, run_jobs
 from sentinode.geometry import Box, Size
 from sentinode.phantom.artefacts import COMMON
-from sentinode.phantom.slides import LesionWish, PhantomSlide, SlidePlan, draw_slide, write_slide
+from sentinode.phantom.plans import LesionWish, SlidePlan
+from sentinode.phantom.slides import PhantomSlide, draw_slide, write_slide
 from sentinode.seeds import stream
 from sentinode.slides.annotation_files import write_asap, write_geojson
 from sentinode.slides.annotations import Annotations, Region
