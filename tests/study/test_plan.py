@@ -98,6 +98,11 @@ def test_a_seed_of_one_algorithm_is_refused(write_plan):
     assert "whole study" in _faults(write_plan(text))[0]
 
 
+def test_shares_that_leave_nobody_are_refused_with_all_of_them(write_plan):
+    with pytest.raises(PlanError, match=r"test = 0.4, stop = 0.3, calibrate = 0.4 leave nobody to train on"):
+        read_plan(write_plan(**{"repeats = 2": "repeats = 2\ntest = 0.4\nstop = 0.3\ncalibrate = 0.4"}))
+
+
 def test_candidates_need_a_part_to_choose_them_on(write_plan):
     text = 'manifest = "manifest.csv"\nalgorithms = ["majority"]\nstop = 0\n[search]\ncandidates = 3\n'
     assert "stop part" in " ".join(_faults(write_plan(text)))

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from PIL import Image
 from sentinode.algorithms import registry
 from sentinode.algorithms.majority import Majority
 from sentinode.algorithms.registry import AlgorithmSpec
-from sentinode.data.manifest import read_manifest
+from sentinode.data.manifest import read_manifest, write_manifest
 from sentinode.data.splits import read_splits
 from sentinode.errors import ExportError, LeakageError, PlanError
 from sentinode.evaluation.metrics import auc
@@ -105,6 +106,35 @@ def _predictions_of(result, name) -> pd.DataFrame:
     return pd.concat([trial.predictions() for trial in result.trials if trial.name == name])
 
 
+def test_probabilities_are_calibrated_on_patients_of_their_own(cohort, tmp_path):
+    write = tmp_path / "more"
+    write.mkdir()
+    frame = read_manifest(cohort / "manifest.csv").frame
+    parts = [
+        frame.assign(patient_id=frame["patient_id"] + suffix, image_id=frame["image_id"] + suffix)
+        for suffix in ("", " again", " and again")
+    ]
+    for suffix, part in zip(("", "a", "b"), parts, strict=True):
+        for position, path in enumerate(part["path"].tolist()):
+            pixels = np.asarray(Image.open(cohort / path)).astype(int) + len(suffix) * (position % 5)
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(write / f"{suffix}{path}")
+        part["path"] = [f"{suffix}{path}" for path in part["path"]]
+    table = read_manifest(cohort / "manifest.csv")
+    write_manifest(replace(table, frame=pd.concat(parts, ignore_index=True), root=write), write / "manifest.csv")
+    (write / "study.toml").write_text(
+        'manifest = "manifest.csv"\nrepeats = 1\nalgorithms = ["naive-bayes"]\non = "serial"\ncalibrate = 0.3\n'
+        "[algorithm.naive-bayes]\nfolds = 0\ncomponents = 3\n"
+    )
+    (trial,) = run_study(read_plan(write / "study.toml"), write / "study").trials
+    assert trial.result["calibration"]["n_patients"] == trial.result["n_patients"]["calibrate"] >= 6
+    assert trial.result["calibration"]["method"] in trial.result["calibration"]["losses"]
+    found = trial.predictions()
+    order = found["uncalibrated_tumour"].argsort()
+    assert (np.diff(found["proba_tumour"].to_numpy()[order]) >= -1e-6).all()
+    splits = json.loads((write / "study" / "splits.json").read_text())
+    assert splits["protocol"]["calibrate"] == 0.3
+
+
 def test_what_is_stored_is_not_run_again(write_plan, tmp_path):
     plan, events = read_plan(write_plan()), []
     run_study(plan, tmp_path / "out")
@@ -159,7 +189,7 @@ def test_what_a_trial_has_cost_is_measured(write_plan, tmp_path):
     assert trial.result["environment"]["numpy"] == np.__version__
     assert trial.result["environment"]["source"] == source_digest()
     assert trial.result["training"] == {}
-    assert trial.result["n_patients"] == {"train": 5, "stop": 1, "test": 2}
+    assert trial.result["n_patients"] == {"train": 5, "stop": 1, "calibrate": 0, "test": 2}
     assert trial.result["settings"]["components"] == 3
 
 

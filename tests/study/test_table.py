@@ -10,12 +10,13 @@ from rich.console import Console
 from scipy import stats
 
 from sentinode.errors import PlanError
+from sentinode.evaluation.calibration import measure_calibration
 from sentinode.evaluation.metrics import METRICS
 from sentinode.evaluation.statistics import smallest_detectable_difference
 from sentinode.execution import Failure
 from sentinode.seeds import stream
 from sentinode.study.printing import grids, render_terminal, to_latex, wide_frame, write_csv
-from sentinode.study.store import StudyStore
+from sentinode.study.store import StudyStore, read_study
 from sentinode.study.table import summarise
 
 CLASSES = ("normal", "tumour")
@@ -51,6 +52,43 @@ def _predict(name, repeat) -> pd.DataFrame:
         "proba_normal": 1 - proba,
         "proba_tumour": proba,
     })
+
+
+def _loud(frame):
+    # Uncalibrated: three times as sure of itself.
+    z = 3 * np.log(frame["proba_tumour"] / frame["proba_normal"])
+    proba = (1 / (1 + np.exp(-z))).astype(np.float32)
+    return frame.assign(uncalibrated_normal=1 - proba, uncalibrated_tumour=proba)
+
+
+def test_a_study_says_what_a_probability_is_worth_before_and_after(tmp_path):
+    store = _write_study(tmp_path / "plain")
+    folder = store.folder
+    table = summarise(folder, resamples=100)
+    assert set(table.calibration["proba"]) == {"as they are"}
+    for trial in read_study(folder).trials:
+        _loud(trial.predictions()).to_parquet(trial.folder / "predictions.parquet", index=False)
+    table = summarise(folder, resamples=100)
+    assert set(table.calibration["proba"]) == {"as they are", "calibrated"}
+    value = table.calibration.set_index(["algorithm", "proba", "measure"])
+    for name in table.algorithms:
+        before, after = (value.loc[(name, what, "brier")] for what in ("as they are", "calibrated"))
+        assert (before["value"] > after["value"]) == (name == "blunt"), "the sharp one is too modest as it is"
+        assert after["low"] <= after["value"] <= after["high"]
+        # The mean over the repeats of what each says by itself, and not that of all patches in one bin.
+        alone = [
+            measure_calibration(
+                trial.predictions()["label"] == "tumour",
+                trial.predictions()["proba_tumour"],
+                trial.predictions()["patient_id"],
+            )["ece"].value
+            for trial in read_study(folder).trials
+            if trial.name == name
+        ]
+        assert value.loc[(name, "calibrated", "ece"), "value"] == pytest.approx(np.mean(alone))
+    (grid,) = (one for one in grids(table) if one.name == "calibration")
+    assert [row[1] for row in grid.rows] == ["as they are", "calibrated"] * len(table.algorithms)
+    assert "ece_calibrated_low" in wide_frame(table).columns
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ __all__ = [
     "expanded_tail",
     "replicate_patients",
     "roc_band",
+    "witnesses",
 ]
 
 Average: TypeAlias = Literal["pooled", "patients"]
@@ -63,6 +64,28 @@ class RepeatPredictions(NamedTuple):
     positive: ArrayLike
     proba: ArrayLike
     patient: ArrayLike
+
+
+def witnesses(patient: ArrayLike) -> NDArray[np.str_]:
+    """Say whose witness each image is: its patient's; one whose patient nobody knows is a witness of its own.
+
+    Parameters
+    ----------
+    patient : (n,) str
+        ``""`` where nobody knows.
+
+    Returns
+    -------
+    (n,) str
+        The best that can be done for unknown patients; it makes intervals too short, and must be told.
+
+    Examples
+    --------
+    >>> len(set(witnesses(["ann", "ann", "", ""]).tolist()))
+    3
+    """
+    names = np.asarray(patient, dtype=np.str_)
+    return np.array([name or f"\0{row}" for row, name in enumerate(names.tolist())], dtype=np.str_)
 
 
 class Statistic(NamedTuple):

@@ -14,8 +14,9 @@ Miscalibration is measured in bins of equal numbers of images. Images of one pat
 that depends on how sure a number is counts patients, not images.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -42,6 +43,7 @@ __all__ = [
     "choose_calibration",
     "fit_calibration",
     "measure_calibration",
+    "measure_calibration_of_repeats",
     "reliability",
     "require_calibrating",
 ]
@@ -261,7 +263,7 @@ class Reliability:
     said, true : (b,) float64
         Mean probability and share of the class that is looked for in each bin.
     low, high : (b,) float64
-        95 % interval of `true` over patients; NaN for a bin of one patient.
+        Interval of `true` over patients; NaN for a bin of one patient.
     n_images, n_patients : (b,) int64
         In each bin.
     """
@@ -343,7 +345,53 @@ def measure_calibration(
     return {name: _basic(values, effective, name) for name, values in found.items()}
 
 
-def reliability(positive: ArrayLike, proba: ArrayLike, patient: ArrayLike, *, bins: int = BINS) -> Reliability:
+def measure_calibration_of_repeats(
+    repeats: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]],
+    *,
+    level: float = 0.95,
+    bins: int = BINS,
+    n: int = 300,
+    seed: int = 1,
+) -> dict[str, Spread]:
+    """Measure calibration in each repeat of a study, and average.
+
+    Parameters
+    ----------
+    repeats : sequence of (positive, proba, patient)
+        Each as `measure_calibration` takes them. Probabilities of different models are never binned together.
+    level : float
+        Of the intervals.
+    bins, n, seed
+        As there.
+
+    Returns
+    -------
+    dict of str to Spread
+        Each of `MEASURES`: the mean over the repeats. The interval draws patients once for all repeats, as
+        `sentinode.evaluation.bootstrap` does: a patient who is tested in three repeats is one witness.
+    """
+    names = np.unique(np.concatenate([np.asarray(patient) for _, _, patient in repeats]))
+    draws, images = np.ones((1, len(names))), np.zeros(len(names))
+    tables = []
+    for positive, proba, patient in repeats:
+        truth, score, _ = checked(positive, proba)
+        owner = np.searchsorted(names, np.asarray(patient))
+        squares: Floats = np.bincount(owner, np.square(score - truth), len(names)).astype(np.float64)
+        tables.append((_binned(truth, score, owner, len(names), bins), squares))
+        images += np.bincount(owner, minlength=len(names))
+    effective = images.sum() ** 2 / np.square(images).sum()
+    if len(names) > 1 and effective > 1:
+        counts = stream(seed, "bootstrap", "patients").multinomial(len(names), np.full(len(names), 1 / len(names)), n)
+        draws = np.vstack([draws, counts])
+    with np.errstate(invalid="ignore", divide="ignore"):  # a draw may have nobody of a repeat, which then has no number
+        found = [_measures(draws, sums, squares) for sums, squares in tables]
+    means = {name: np.nanmean([one[name] for one in found], axis=0) for name in MEASURES}
+    return {name: _basic(values, effective, name, level) for name, values in means.items()}
+
+
+def reliability(
+    positive: ArrayLike, proba: ArrayLike, patient: ArrayLike, *, bins: int = BINS, level: float = 0.95
+) -> Reliability:
     """Make the data of a reliability diagram.
 
     Parameters
@@ -356,6 +404,8 @@ def reliability(positive: ArrayLike, proba: ArrayLike, patient: ArrayLike, *, bi
         Whose image it is.
     bins : int
         Bins of equal numbers of images; equal probabilities are never torn apart, so there may be fewer.
+    level : float
+        Of the intervals.
 
     Returns
     -------
@@ -373,7 +423,9 @@ def reliability(positive: ArrayLike, proba: ArrayLike, patient: ArrayLike, *, bi
     sums = _binned(truth, score, owner, len(names), bins)
     total = sums.sum(axis=0)  # (b, 3)
     said, true = total[:, 1] / total[:, 0], total[:, 2] / total[:, 0]
-    spread = 1.96 * np.sqrt(_variance(sums[..., 2][None], sums[..., 0][None], np.ones((1, len(names))))[0])
+    spread = NormalDist().inv_cdf((1 + level) / 2) * np.sqrt(
+        _variance(sums[..., 2][None], sums[..., 0][None], np.ones((1, len(names))))[0]
+    )
     low, high = np.clip(true - spread, 0, 1), np.clip(true + spread, 0, 1)
     return Reliability(
         said, true, low, high, total[:, 0].astype(np.int64), (sums[..., 0] > 0).sum(axis=0).astype(np.int64)
@@ -509,11 +561,11 @@ def _variance(values: Floats, images: Floats, draws: Floats) -> Floats:
     return np.where(m > 1, spread, np.nan)
 
 
-def _basic(values: Floats, effective: float, name: str) -> Spread:
+def _basic(values: Floats, effective: float, name: str, level: float = 0.95) -> Spread:
     value = float(values[0])
     if len(values) < 2:
         return Spread(value)
-    tail = expanded_tail(0.95, effective)
+    tail = expanded_tail(level, effective)
     below, above = np.quantile(values[1:], [tail, 1 - tail])
     top = 0.25 if name == "uncertainty" else 1.0
     return Spread(value, float(np.clip(2 * value - above, 0, value)), float(np.clip(2 * value - below, value, top)))

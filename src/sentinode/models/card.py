@@ -21,6 +21,7 @@ NAMES: Mapping[str, str] = {
     "specificity": "specificity at 0.5",
     "log_loss": "log loss",
     "brier": "Brier score",
+    "ece": "calibration error (ECE)",
 }
 HUB_TYPES: Mapping[str, str] = {"auc": "roc_auc", "accuracy": "accuracy", "brier": "brier_score"}
 """Metric -> what model hubs call it."""
@@ -128,7 +129,9 @@ def _performance(metrics: "Mapping[str, Value]") -> Iterable[str]:
 
 def _by_site(facts: "BundleFacts") -> Iterable[str]:
     names = [
-        name for name in ("auc", "sensitivity", "specificity") if any(name in one for one in facts.by_site.values())
+        name
+        for name in ("auc", "sensitivity", "specificity", "ece")
+        if all(name in one for one in facts.by_site.values())
     ]
     yield f"| site | patients | {' | '.join(NAMES[name] for name in names)} |"
     yield f"|---|---|{'---|' * len(names)}"

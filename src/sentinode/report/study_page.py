@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sentinode.evaluation.bootstrap import RepeatPredictions, roc_band
+from sentinode.evaluation.bootstrap import RepeatPredictions, roc_band, witnesses
+from sentinode.evaluation.calibration import reliability
 from sentinode.evaluation.metrics import METRICS, confusion
 from sentinode.report import figures
 from sentinode.report.page import Drawing, Gallery, Page, Section, TextTable, picture, write_page
 from sentinode.study.printing import Grid, broken, coverage, grids, level
 from sentinode.study.store import StudyResult, read_study
-from sentinode.study.table import NO_TEST, StudyTable
+from sentinode.study.table import CALIBRATED, NO_TEST, StudyTable
 
 __all__ = ["accuracy_drawing", "study_page", "write_study_page"]
 
@@ -92,6 +93,7 @@ def study_page(study: StudyResult, table: StudyTable) -> Page:
             _first(table, tables["first"]),
             _compared(table, tables),
             _discrimination(table, predictions, tables),
+            _calibration(table, predictions, tables),
             _wrong(study, predictions),
             *_training(study),
             Section("What it cost", tables=(_text_table(tables["costs"], table),)),
@@ -193,6 +195,36 @@ def _discrimination(
             ),
         ),
         tables=(_text_table(tables["pooled"], table), _text_table(tables["patients"], table)),
+    )
+
+
+def _calibration(
+    table: StudyTable, predictions: Mapping[str, Sequence[pd.DataFrame]], tables: Mapping[str, Grid]
+) -> Section:
+    classes = tuple(table.facts["classes"])
+    diagrams = {}
+    for name, repeats in predictions.items():
+        parts = [_positive_against_rest(frame, classes) for frame in repeats]
+        diagrams[name] = reliability(
+            np.concatenate([one.positive for one in parts]),
+            np.concatenate([one.proba for one in parts]),
+            np.concatenate([witnesses(one.patient) for one in parts]),  # a patient of three repeats is one witness
+            level=1 - float(table.facts["alpha"]),
+        )
+    calibrated = (table.calibration["proba"] == CALIBRATED).any()
+    kind = "calibrated on patients of their own" if calibrated else "as they are; a plan with calibrate puts them right"
+    return Section(
+        "What a probability is worth",
+        "Of the patches that get 0.8, eight in ten should show it. An ECE is never 0, not even of perfect "
+        "probabilities; with the bias taken off, chance adds nothing.",
+        figures=(
+            Drawing(
+                figures.to_svg(figures.reliability_diagram(diagrams)),
+                f"Probabilities of '{classes[-1]}', {kind}; all repeats together, bins of equal numbers, "
+                f"{level(table)} intervals over patients.",
+            ),
+        ),
+        tables=(_text_table(tables["calibration"], table),),
     )
 
 

@@ -33,7 +33,7 @@ __all__ = ["Curve", "Entry", "Plan", "Search", "parse_plan", "read_plan"]
 
 REFERENCE = "paper-cnn"
 # Keys that say how splits are drawn; a file of frozen splits has said so already.
-DRAWING = ("protocol", "test", "stop", "unknown")
+DRAWING = ("protocol", "test", "stop", "calibrate", "unknown")
 # Keys that change nothing in the numbers, or that have a digest of their own (data, splits).
 NOT_IN_DIGEST = {"manifest", "splits", "encoder", "on", "workers", "curve"}
 
@@ -124,8 +124,9 @@ class Plan(BaseModel):
         All randomness comes from it.
     protocol : {"patients", "random"}
         ``"random"`` splits images, as the founding experiment did, and flatters.
-    test, stop : float
-        Shares of the patients that test, and that decide when training stops.
+    test, stop, calibrate : float
+        Shares of the patients that test, that decide when training stops, and that the probabilities are calibrated
+        on (0: they stay as they are).
     unknown : {"leave-out", "train"}
         What becomes of images whose patient is unknown.
     splits : Path, optional
@@ -161,6 +162,7 @@ class Plan(BaseModel):
     protocol: Literal["patients", "random"] = "patients"
     test: Annotated[Share, Field(gt=0)] = 0.25
     stop: Share = 0.15
+    calibrate: Share = 0.0
     unknown: Literal["leave-out", "train"] = "leave-out"
     splits: Path | None = None
     encoder: Path | None = None
@@ -348,10 +350,12 @@ def _share_faults(values: Mapping[str, Any]) -> list[str]:
             for key in DRAWING
             if key in values
         ]
-    test, stop = (values.get(key, Plan.model_fields[key].default) for key in ("test", "stop"))
-    faults = []
-    if _is_share(test) and _is_share(stop) and test + stop >= 1:
-        faults.append(f"test = {test} and stop = {stop} leave nobody to train on; make them smaller")
+    shares = {key: values.get(key, Plan.model_fields[key].default) for key in ("test", "stop", "calibrate")}
+    taken = {key: share for key, share in shares.items() if _is_share(share) and (share or key != "calibrate")}
+    faults, stop = [], shares["stop"]
+    if sum(taken.values()) >= 1:
+        told = ", ".join(f"{key} = {share}" for key, share in taken.items())
+        faults.append(f"{told} leave nobody to train on; make them smaller")
     search = values.get("search")
     candidates = search.get("candidates", 1) if isinstance(search, dict) else 1
     if stop == 0 and isinstance(candidates, int) and candidates > 1:

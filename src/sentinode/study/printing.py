@@ -10,7 +10,7 @@ import pandas as pd
 from sentinode.errors import ExportError
 from sentinode.evaluation.metrics import METRICS
 from sentinode.storage import write_whole
-from sentinode.study.table import FAMILY, VIEWS, StudyTable
+from sentinode.study.table import AS_THEY_ARE, FAMILY, VIEWS, StudyTable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -40,6 +40,9 @@ _LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
 }
 
+SHOWN_OF_CALIBRATION = {"ece": "ECE", "rms_corrected": "root of squared error, bias taken off", "brier": "Brier score"}
+"""Measure -> how a table calls it."""
+
 
 def wide_frame(table: StudyTable) -> pd.DataFrame:
     """Lay a table out with one row an algorithm, for spreadsheets.
@@ -54,6 +57,7 @@ def wide_frame(table: StudyTable) -> pd.DataFrame:
     DataFrame
         ``algorithm, n_repeats``, what the study was (``protocol, unknown, synthetic``, digests of plan, data and
         splits, the notes), then for each metric and view ``<metric>_<view>_mean, _sd, _low, _high, _n_patients``,
+        the calibration (``ece_as_they_are_value, _low, _high`` ...),
         the costs (seconds, bytes), and for each tested metric ``<metric>_vs_reference_...``.
     """
     # In every row: a table is cut up, and each piece must say what it is of.
@@ -74,6 +78,10 @@ def wide_frame(table: StudyTable) -> pd.DataFrame:
                 for part in ("mean", "sd", "low", "high", "n_patients"):
                     row[f"{metric}_{view}_{part}"] = found[part]
         row |= {f"{cost}_{_unit(cost)}".rstrip("_"): table.costs.loc[name, cost] for cost in COSTS}
+        for _, found in table.calibration[table.calibration["algorithm"] == name].iterrows():
+            if found["measure"] in SHOWN_OF_CALIBRATION:
+                what = f"{found['measure']}_{found['proba'].replace(' ', '_')}"
+                row |= {f"{what}_{part}": found[part] for part in ("value", "low", "high")}
         for _, compared in table.comparisons[table.comparisons["algorithm"] == name].iterrows():
             numbers = compared.drop(["algorithm", "metric"])
             row |= {f"{compared['metric']}_vs_reference_{part}": value for part, value in numbers.items()}
@@ -228,7 +236,7 @@ def grids(table: StudyTable) -> tuple[Grid, ...]:
     -------
     tuple of Grid
         First "algorithm, accuracy, time", as the founding experiment had it; then every metric in both views,
-        the comparisons (where there are any), and the costs.
+        the comparisons (where there are any), what a probability is worth, and the costs.
     """
     parts = [
         _grid("first", _caption(table), *_first_rows(table, dash=" to ")),
@@ -239,6 +247,8 @@ def grids(table: StudyTable) -> tuple[Grid, ...]:
     ]
     if len(table.comparisons):
         parts.append(_grid("comparisons", _comparison_caption(table), *_comparison_rows(table)))
+    if len(table.calibration):
+        parts.append(_grid("calibration", _calibration_caption(table), *_calibration_rows(table)))
     return (*parts, _grid("costs", "Cost of a repeat", *_cost_rows(table)))
 
 
@@ -413,6 +423,25 @@ def _ends(metric: str, low: float, high: float) -> str:
     if pd.isna(low):
         return NOT_AVAILABLE
     return f"{_number(metric, low, sign=True)} to {_number(metric, high, sign=True)}"
+
+
+def _calibration_caption(table: StudyTable) -> str:
+    told = f"What a probability is worth: mean over the repeats [{level(table)} interval over patients]; 0 is perfect"
+    before = (table.calibration["proba"] == AS_THEY_ARE).all()
+    return f"{told}. Nothing was calibrated: calibrate = 0" if before else told
+
+
+def _calibration_rows(table: StudyTable) -> tuple[list[str], list[list[str]]]:
+    shown = table.calibration[table.calibration["measure"].isin(list(SHOWN_OF_CALIBRATION))]
+    rows = []
+    for (name, what), found in shown.groupby(["algorithm", "proba"], sort=False):
+        of_measure = dict(zip(found["measure"], found[["value", "low", "high"]].to_numpy(float), strict=True))
+        rows.append([str(name), str(what), *(_worth(*of_measure[one]) for one in SHOWN_OF_CALIBRATION)])
+    return ["algorithm", "probabilities", *SHOWN_OF_CALIBRATION.values()], rows
+
+
+def _worth(value: float, low: float, high: float) -> str:
+    return f"{value:.3f}" if pd.isna(low) else f"{value:.3f} [{low:.3f} to {high:.3f}]"
 
 
 def _cost_rows(table: StudyTable) -> tuple[list[str], list[list[str]]]:

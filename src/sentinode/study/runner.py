@@ -28,6 +28,7 @@ from sentinode.data.overlaps import Overlaps, find_overlaps
 from sentinode.data.patches import cache_patches
 from sentinode.data.splits import Protocol, Split, make_splits, read_splits, write_splits
 from sentinode.errors import ExportError, MissingExtra, PlanError
+from sentinode.evaluation.calibration import require_calibrating
 from sentinode.execution import Failure, run_jobs
 from sentinode.models.encoder import read_encoder
 from sentinode.storage import whole_file
@@ -182,6 +183,7 @@ class Prepared:
             labels={role: frame["label"].to_numpy(dtype=np.str_)[rows] for role, rows in positions.items()},
             ids=frame["image_id"].to_numpy(dtype=np.str_)[split.test],
             groups=self.manifest.groups[split.test],
+            calibrate_groups=self.manifest.groups[split.calibrate],
             classes=self.manifest.classes,
             n_patients={role: split.n_patients(self.manifest, role) for role in ROLES},
             folder=folder,
@@ -295,6 +297,10 @@ def read_data(plan: Plan, store: StudyStore, listen: Listener) -> StudyData:
     for split in splits:
         _LOG.debug("split %d is %s", split.repeat, split.digest)
     findings = _checked(protocol, manifest, splits, overlaps)
+    for split in splits:
+        if len(split.calibrate):
+            positive = manifest.codes[split.calibrate] == len(manifest.classes) - 1
+            require_calibrating(positive, manifest.groups[split.calibrate])
     if plan.encoder is not None:
         cache = _embedded(plan.encoder, manifest, cache, listen)
     # The code once: all trials of a run are of the same.
@@ -361,6 +367,7 @@ def _splits(plan: Plan, manifest: Manifest, overlaps: Overlaps) -> tuple[Protoco
             seed=plan.seed,
             test=plan.test,
             stop=plan.stop,
+            calibrate=plan.calibrate,
             unknown=plan.unknown,
         )
         return protocol, make_splits(manifest, protocol, overlaps)
@@ -413,7 +420,7 @@ def _leakage(manifest: Manifest, split: Split, overlaps: Overlaps) -> dict[str, 
     groups = manifest.groups
     tested, trained = np.zeros((2, len(manifest)), dtype=bool)
     tested[split.test] = True
-    trained[np.concatenate([split.train, split.stop])] = True
+    trained[np.concatenate([split.train, split.stop, split.calibrate])] = True
     seen = set(groups[trained].tolist()) - {""}
     first, second = (overlaps.frame[column].to_numpy(dtype=np.int64) for column in ("first", "second"))
     across = (tested[first] & trained[second]) | (trained[first] & tested[second])

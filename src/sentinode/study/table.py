@@ -7,7 +7,7 @@ no AUC of his own and does not count there.
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,7 +24,9 @@ from sentinode.evaluation.bootstrap import (
     Statistic,
     bootstrap_difference,
     bootstrap_patients,
+    witnesses,
 )
+from sentinode.evaluation.calibration import measure_calibration_of_repeats
 from sentinode.evaluation.metrics import METRICS
 from sentinode.evaluation.statistics import (
     corrected_resampled_ttest,
@@ -36,7 +38,7 @@ from sentinode.evaluation.statistics import (
 )
 from sentinode.study.store import StudyResult, TrialRecord, read_study
 
-__all__ = ["FAMILY", "StudyTable", "summarise"]
+__all__ = ["AS_THEY_ARE", "CALIBRATED", "FAMILY", "StudyTable", "summarise"]
 
 FAMILY = ("accuracy", "auc")
 """The metrics that are tested, pooled: with every algorithm against the reference they are Holm's family."""
@@ -46,6 +48,12 @@ NO_TEST = (
     "nor patients are independent evidence. There is no p, no interval of the difference, no probability and no "
     "smallest detectable difference."
 )
+AS_THEY_ARE, CALIBRATED = "as they are", "calibrated"
+"""Kinds of probabilities whose calibration is measured."""
+
+CALIBRATION_RESAMPLES = 300
+"""Draws of the patients for the intervals of the calibration: bins are filled anew in each."""
+
 VIEWS: tuple[Average, ...] = ("pooled", "patients")
 OTHER_WORK = 1.25  # so much more wall-clock time than the processor time explains is not the training's own
 
@@ -79,6 +87,10 @@ class StudyTable:
         patients_high`` over patients resampled jointly, and as description ``n_better, n_equal, n_worse,
         wilcoxon``. ``low, high`` are not adjusted for the number of rows. Of random splits only the mean, its
         sd, ``d``, ``g`` and the counts exist: images of a patient stand on both sides, and nothing tests that.
+    calibration : DataFrame
+        How far probabilities are from what came true: ``algorithm, proba`` ("as they are", and "calibrated" where the
+        plan calibrates), ``measure`` (`sentinode.evaluation.calibration.MEASURES`), ``value, low, high``: mean over the
+        repeats, interval over patients.
     notes : tuple of str
         What a reader must know before he believes a number.
     facts : mapping
@@ -93,6 +105,7 @@ class StudyTable:
     repeats: pd.DataFrame
     costs: pd.DataFrame
     comparisons: pd.DataFrame
+    calibration: pd.DataFrame
     notes: tuple[str, ...]
     facts: Mapping[str, Any]
     complete: bool = True
@@ -113,6 +126,7 @@ class StudyTable:
             "repeats": self.repeats.to_dict("records"),
             "costs": self.costs.reset_index().to_dict("records"),
             "comparisons": self.comparisons.to_dict("records"),
+            "calibration": self.calibration.to_dict("records"),
             "notes": list(self.notes),
             "facts": dict(self.facts),
         }
@@ -148,6 +162,7 @@ class _Predicted:
     patient: NDArray[np.str_]
     positive: NDArray[np.bool_]
     proba: NDArray[np.float64]
+    uncalibrated: NDArray[np.float64] | None
     right: NDArray[np.bool_]
 
     def pooled(self) -> RepeatPredictions:
@@ -208,6 +223,9 @@ def summarise(folder: Path | str, *, resamples: int = 2000) -> StudyTable:
         repeats=repeats,
         costs=_costs(study, names),
         comparisons=_comparisons(predicted, names, shared, study, resamples),
+        calibration=_calibration(
+            predicted, names, 1 - float(study.plan["alpha"]), min(resamples, CALIBRATION_RESAMPLES)
+        ),
         notes=_notes(study, names, shared),
         facts=_facts(study, shared),
         complete=len(study.trials) == study.n_trials,
@@ -218,12 +236,14 @@ def _predicted(trial: TrialRecord, classes: tuple[str, ...]) -> _Predicted:
     frame = trial.predictions()
     proba = frame[[f"proba_{name}" for name in classes]].to_numpy(dtype=np.float64)  # (n, k)
     label = frame["label"].to_numpy(dtype=np.str_)
+    before = f"uncalibrated_{classes[-1]}"
     return _Predicted(
         name=trial.name,
         repeat=trial.repeat,
         patient=frame["patient_id"].to_numpy(dtype=np.str_),
         positive=label == classes[-1],
         proba=proba[:, -1],
+        uncalibrated=frame[before].to_numpy(dtype=np.float64) if before in frame.columns else None,
         right=np.array(classes)[proba.argmax(axis=1)] == label,
     )
 
@@ -275,6 +295,23 @@ def _intervals(predicted: list[_Predicted], study: StudyResult, resamples: int) 
         answers = bootstrap_patients([one.answers() for one in predicted], ["accuracy"], n=resamples, level=level)
         found |= {(metric, view): interval for (metric, view), interval in answers.items()}
     return found
+
+
+def _calibration(predicted: list[_Predicted], names: tuple[str, ...], level: float, resamples: int) -> pd.DataFrame:
+    rows = []
+    for name in names:
+        of_name = [one for one in predicted if one.name == name]
+        tables = {AS_THEY_ARE: [one.proba if one.uncalibrated is None else one.uncalibrated for one in of_name]}
+        if all(one.uncalibrated is not None for one in of_name):
+            tables[CALIBRATED] = [one.proba for one in of_name]
+        for what, tables_of_repeats in tables.items():
+            repeats = [
+                (one.positive, proba, witnesses(one.patient))
+                for one, proba in zip(of_name, tables_of_repeats, strict=True)
+            ]
+            for measure, spread in measure_calibration_of_repeats(repeats, level=level, n=resamples).items():
+                rows.append({"algorithm": name, "proba": what, "measure": measure, **asdict(spread)})
+    return pd.DataFrame(rows)
 
 
 def _costs(study: StudyResult, names: tuple[str, ...]) -> pd.DataFrame:

@@ -27,6 +27,7 @@ from sentinode.algorithms.registry import (
     search_candidates,
 )
 from sentinode.errors import ModelError, PlanError
+from sentinode.evaluation.calibration import CalibrationChoice, choose_calibration
 from sentinode.evaluation.metrics import METRICS
 from sentinode.seeds import torch_seed
 from sentinode.study.measure import (
@@ -41,7 +42,7 @@ from sentinode.study.store import StudyStore
 
 __all__ = ["ROLES", "RolePatches", "Trial", "TrialJob", "run_trial"]
 
-ROLES = ("train", "stop", "test")
+ROLES = ("train", "stop", "calibrate", "test")
 
 _LIBRARIES: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "train": ("sentinode.algorithms.training", "sentinode.algorithms.pretraining"),
@@ -175,11 +176,13 @@ class TrialJob:
     pixels : Path
         ``.npy`` file of all patches, ``(n, h, w, 3)`` uint8.
     positions : mapping of str to (m,) int64
-        Of the roles ``train``, ``stop`` and ``test``.
+        Of the roles ``train``, ``stop``, ``calibrate`` (empty where nothing is calibrated) and ``test``.
     labels : mapping of str to (m,) str
         Of the same.
     ids, groups : (m,) str
         Image id and patient (else slide) of the test patches; ``""`` for a patient that nobody knows.
+    calibrate_groups : (m,) str
+        Patient of the patches that are calibrated on.
     classes : tuple of str
         Of the study; the last one is looked for.
     n_patients : mapping of str to int
@@ -194,6 +197,7 @@ class TrialJob:
     labels: dict[str, NDArray[np.str_]]
     ids: NDArray[np.str_]
     groups: NDArray[np.str_]
+    calibrate_groups: NDArray[np.str_]
     classes: tuple[str, ...]
     n_patients: dict[str, int]
     folder: Path
@@ -209,13 +213,15 @@ def run_trial(job: TrialJob) -> None:
 
     Raises
     ------
+    PlanError
+        If the patients to calibrate on are too few.
     ModelError
         If the algorithm gives something that is no probability; what it raises by itself passes through. Also
         if the code of Sentinode is not, or no longer, the one that the study was started with.
     ExportError
         If the result cannot be stored.
     """
-    # ExportError is write_trial's.
+    # ExportError is write_trial's, PlanError the calibration's.
     trial, load = job.trial, load_average()
     _require_source(trial)
     _LOG.debug("%s, repeat %d: trains on %d patients", trial.name, trial.repeat, job.n_patients["train"])
@@ -233,7 +239,8 @@ def run_trial(job: TrialJob) -> None:
         with measured() as prediction:
             proba = estimator.predict_proba(parts["test"])
         _require_proba(proba, len(parts["test"]), len(estimator.classes_))
-        predictions = _predictions(job, estimator, proba)
+        chosen = _calibrated(job, estimator, parts["calibrate"], seed)
+        predictions = _predictions(job, estimator, proba, chosen)
         result = {
             "trial": trial.to_json(),
             "settings": _resolved(spec),
@@ -251,6 +258,9 @@ def run_trial(job: TrialJob) -> None:
             "n_patients": job.n_patients,
             "parameters": _n_parameters(estimator, pixels.shape[1:3]),
             "training": _training_facts(estimator),
+            "calibration": None
+            if chosen is None
+            else {"method": chosen.calibration.method, "losses": dict(chosen.losses), "n_patients": chosen.n_patients},
             "load": load,
             "environment": environment(trial.threads, trial.source),
         }
@@ -389,12 +399,29 @@ def _require_proba(proba: NDArray[np.float32], n: int, k: int) -> None:
         )
 
 
-def _predictions(job: TrialJob, estimator: Algorithm, proba: NDArray[np.float32]) -> pd.DataFrame:
+def _calibrated(job: TrialJob, estimator: Algorithm, patches: RolePatches, seed: int) -> CalibrationChoice | None:
+    if len(patches) == 0:
+        return None
+    proba = estimator.predict_proba(patches)
+    _require_proba(proba, len(patches), len(estimator.classes_))
+    codes = np.array([job.classes.index(label) for label in job.labels["calibrate"].tolist()])
+    return choose_calibration(codes, _of_classes(job, estimator, proba), job.calibrate_groups, seed=seed)
+
+
+def _of_classes(job: TrialJob, estimator: Algorithm, proba: NDArray[np.float32]) -> NDArray[np.float32]:
+    # In the order of the study. A class that the training part lacks was never learned: its probability is zero.
     known = {str(name): column for column, name in enumerate(estimator.classes_)}
-    # A class that the training part lacks was never learned: its probability is zero.
+    columns = [proba[:, known[name]] if name in known else np.zeros(len(proba)) for name in job.classes]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _predictions(
+    job: TrialJob, estimator: Algorithm, proba: NDArray[np.float32], chosen: CalibrationChoice | None
+) -> pd.DataFrame:
+    raw = _of_classes(job, estimator, proba)
+    tables = {"proba": raw} if chosen is None else {"proba": chosen.calibration.apply(raw), "uncalibrated": raw}
     columns = {
-        f"proba_{name}": (proba[:, known[name]] if name in known else np.zeros(len(proba))).astype(np.float32)
-        for name in job.classes
+        f"{what}_{name}": table[:, column] for what, table in tables.items() for column, name in enumerate(job.classes)
     }
     return pd.DataFrame({
         "image_id": job.ids,

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from sentinode.data.manifest import Manifest, read_manifest
 from sentinode.data.patches import PatchSource
 from sentinode.errors import ExportError, LeakageError, ModelError, PlanError
-from sentinode.evaluation.bootstrap import Interval, RepeatPredictions, Statistic, bootstrap_patients
+from sentinode.evaluation.bootstrap import Interval, RepeatPredictions, Statistic, bootstrap_patients, witnesses
 from sentinode.evaluation.calibration import measure_calibration
 from sentinode.models.bundle import Bundle, Value, read_bundle
 from sentinode.models.identities import image_digest
@@ -355,9 +355,7 @@ def measure_reliability(table: Manifest, classes: Sequence[str], proba: NDArray[
 
 def _repeat(table: Manifest, classes: Sequence[str], proba: NDArray[np.float32]) -> RepeatPredictions:
     positive = table.frame["label"].to_numpy(dtype=np.str_) == classes[-1]
-    # Of unknown owners each counts for itself: the best that can be done, and told to whoever reads it.
-    owners = np.array([name or f"\0{row}" for row, name in enumerate(table.groups.tolist())], dtype=np.str_)
-    return RepeatPredictions(positive, proba[:, -1].astype(np.float64), owners)
+    return RepeatPredictions(positive, proba[:, -1].astype(np.float64), witnesses(table.groups))
 
 
 def _value(interval: Interval) -> Value:

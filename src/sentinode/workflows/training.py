@@ -451,7 +451,12 @@ def _test_metrics(
     for name in sorted(set(site.tolist()) - {""}):
         here = tested.select(np.flatnonzero(site == name))
         n_patients = Value(value=float(len(set(here.groups.tolist()))))
-        by_site[name] = {**measure_predictions(here, classes, proba[site == name]), "patients": n_patients}
+        worth = measure_reliability(here, classes, proba[site == name])
+        by_site[name] = {
+            **measure_predictions(here, classes, proba[site == name]),
+            **{measure: worth[measure] for measure in ("ece", "rms_corrected")},
+            "patients": n_patients,
+        }
     return measure_predictions(tested, classes, proba), by_site
 
 
