@@ -21,11 +21,11 @@ from PIL import Image, ImageDraw
 
 from sentinode.inference.predictions import TilePredictions, read_predictions
 from sentinode.inference.summary import suspicious_fields
-from sentinode.models.bundle import Bundle, patient_digest
+from sentinode.models.bundle import Bundle
 from sentinode.phantom.cohort import CohortPlan, draw_cohort
 from sentinode.report.heatmap import colour_scale
 from sentinode.report.study_page import accuracy_drawing
-from sentinode.slides.annotations import read_annotations
+from sentinode.slides.annotation_files import read_annotations
 from sentinode.slides.slide import open_slide
 from sentinode.workflows.demo import SMALL_PAPER_CNN
 from sentinode.workflows.explaining import explain
@@ -87,8 +87,8 @@ def _recognised(folder: Path) -> None:
     drawings = folder / "cohort" / "annotations"
     make_tiles(list(paths.values()), folder / "tiles.csv", TilesWish(1.0, 64, drawings, table))
     model = train_model(folder / "tiles.csv", folder / "model", TrainingWish("paper-cnn", SETTINGS))
-    seen = model.seen().patients
-    held_out = [paths[row["slide_id"]] for row in rows if patient_digest(row["patient_id"]) not in seen]
+    seen = model.seen()
+    held_out = [paths[row["slide_id"]] for row in rows if not seen.has_patient(row["patient_id"])]
     predict_slides(held_out, model.folder, folder / "answers")
     shown = next(row["slide_id"] for row in rows if paths[row["slide_id"]] in held_out and row["label"] == "tumour")
     answer, predictions = folder / "answers" / shown, read_predictions(folder / "answers" / shown / "tiles.parquet")
