@@ -21,7 +21,8 @@ from sentinode.slides.slide import open_slide
 from sentinode.slides.tissue import Survey, survey, survey_thumbnail
 
 SLIDES, STEP = 12, 12  # of each kind; level-0 pixels (1 um) of a thumbnail's pixel
-RIMS = (1.3, 0.8, 0.5, 0.3)  # optical density; what is drawn without being asked has the first
+SIZE, SECTION_UM = Size(2400, 2100), 1500.0
+RIMS = (1.3, 0.5, 0.3)  # optical density; what is drawn without being asked has the first
 OTHERS = ("pen-blue", "pen-green", "pen-black", "pen-red", "blur", "fold")
 
 
@@ -51,8 +52,18 @@ def main(real: Path | None) -> None:
 
 
 def _drawn(number: int, spoilt: tuple[str, ...]) -> PhantomSlide:
-    lesions = (LesionWish(600.0),) if number % 2 else ()
-    return draw_slide(SlidePlan("air", seed=100 + number, site=number % 3, lesions=lesions, artefacts=spoilt))
+    lesions = (LesionWish(400.0),) if number % 2 else ()
+    return draw_slide(
+        SlidePlan(
+            "air",
+            seed=100 + number,
+            site=number % 3,
+            lesions=lesions,
+            artefacts=spoilt,
+            size=SIZE,
+            section_um=SECTION_UM,
+        )
+    )
 
 
 def _surveyed(phantom: PhantomSlide) -> Survey:

@@ -47,6 +47,18 @@ def test_the_variable_goes_before_the_file(monkeypatch):
     assert laboratory_salt().secret == "0123456789abcdef"  # noqa: S105 - of a test
 
 
+def test_an_account_without_a_home_has_none_and_is_told_what_to_set(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("SENTINODE_SALT", "SENTINODE_CONFIG", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pathlib.Path.home", homeless)
+    assert find_salt() is None
+    with pytest.raises(ModelError, match="no home to keep the salt .* set SENTINODE_SALT or SENTINODE_CONFIG"):
+        laboratory_salt()
+
+
 def test_a_salt_that_can_be_tried_or_not_be_read_is_refused(config, monkeypatch):
     monkeypatch.setenv("SENTINODE_SALT", "short")
     with pytest.raises(ModelError, match="SENTINODE_SALT: a salt has 16 characters or more"):

@@ -338,12 +338,23 @@ def salt_file() -> Path:
     Path
         ``salt`` in the folder that ``SENTINODE_CONFIG`` names, else in ``sentinode`` under ``XDG_CONFIG_HOME``, else
         under ``~/.config``. It need not be there.
+
+    Raises
+    ------
+    ModelError
+        If the account has no home, and neither variable is set.
     """
     named = os.environ.get(CONFIG_VARIABLE)
     if named:
         return Path(named) / "salt"
     base = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(base) if base else Path.home() / ".config") / "sentinode" / "salt"
+    try:
+        return (Path(base) if base else Path.home() / ".config") / "sentinode" / "salt"
+    except RuntimeError as error:
+        told = (
+            f"this account has no home to keep the salt of the laboratory in; set {SALT_VARIABLE} or {CONFIG_VARIABLE}"
+        )
+        raise ModelError(told) from error
 
 
 def find_salt() -> Salt | None:
@@ -362,7 +373,10 @@ def find_salt() -> Salt | None:
     named = os.environ.get(SALT_VARIABLE)
     if named:
         return _checked(named, SALT_VARIABLE)
-    path = salt_file()
+    try:
+        path = salt_file()
+    except ModelError:
+        return None  # an account without a home, as in some containers, has none
     try:
         return _checked(path.read_text(encoding="utf-8").strip(), str(path))
     except FileNotFoundError:

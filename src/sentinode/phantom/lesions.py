@@ -16,6 +16,7 @@ __all__ = ["Lesion", "place_lesion"]
 
 _GAP_UM = 160.0  # between two lesions; under 75 um CAMELYON counts them as one
 _TRIES = 200
+_SMALLER = (1.0, 0.9, 0.8)  # of what was asked for, where that has no room, as long as its class is the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,7 @@ def place_lesion(
     plan : SlidePlan
         Of the slide.
     wish : LesionWish
-        The lesion.
+        The lesion; where it has no room, one up to a fifth smaller is taken, if it is of the same class.
     bases : list of Anatomy
         Its nodes.
     others : list of (node, depth, shape)
@@ -88,6 +89,24 @@ def place_lesion(
     PlanError
         If there is no room.
     """
+    for share in _SMALLER:
+        smaller = LesionWish(share * wish.major_axis_um, wish.cells)
+        found = _tried(smaller, bases, others, rng) if _is_like(smaller, wish) else None
+        if found is not None:
+            return found
+    raise PlanError(
+        f"slide '{plan.slide_id}': a lesion of {wish.major_axis_um:.0f} um has no room; "
+        "give a larger section or smaller lesions"
+    )
+
+
+def _is_like(smaller: LesionWish, wish: LesionWish) -> bool:
+    return lesion_class(smaller.major_axis_um) == lesion_class(wish.major_axis_um)
+
+
+def _tried(
+    wish: LesionWish, bases: list[Anatomy], others: list[tuple[int, Floats, BaseGeometry]], rng: np.random.Generator
+) -> tuple[int, Floats, BaseGeometry] | None:
     wanted = lesion_class(wish.major_axis_um)
     roomy = [n for n, base in enumerate(bases) if 1.7 * base.blob.long_um > wish.major_axis_um]
     for _ in range(_TRIES if roomy else 0):
@@ -103,10 +122,7 @@ def place_lesion(
         shape = trace(depth, base.grid)
         if _fits(shape, (free > 0).sum() * base.grid.step_um**2, wish, others):
             return number, depth, shape
-    raise PlanError(
-        f"slide '{plan.slide_id}': a lesion of {wish.major_axis_um:.0f} um has no room; "
-        "give a larger section or smaller lesions"
-    )
+    return None
 
 
 def _seat(base: Anatomy, major_um: float, rng: np.random.Generator) -> tuple[float, float]:

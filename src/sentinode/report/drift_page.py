@@ -118,7 +118,7 @@ def drift_figure(view: DriftView) -> Figure:
         away = view.distances[name] / np.median(view.known[name])
         above.plot(places, away, "o-", color=colour, ms=4, lw=0.8, label=NAMES.get(name, name))
     above.set_ylabel("distance, 1 = the usual\ntraining patient")
-    above.legend(frameon=False, loc="upper left", title="shaded: all training patients", alignment="left")
+    figure.legend(frameon=False, loc="outside upper left", ncols=2, title="shaded: all training patients", fontsize=9)
     above.set_ylim(bottom=0)
     needed = -np.log10(view.test.alarm)
     below.axhline(needed, color="#D55E00", lw=1, ls="--")
