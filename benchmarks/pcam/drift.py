@@ -140,8 +140,8 @@ their look. The new slides come in {repeats} random orders; nothing is changed i
 
 A change is seen where it is large beside what slides differ by anyway, and where there are slides enough. Between
 the clusters nothing is seen: each slide of B, as this set has them, holds patches of both looks
-([seeing better](seeing-better.md)), so that to a model of either the slides of the other are nothing new. Whether two real
-scanners are told apart, these patches cannot show.
+([seeing better](seeing-better.md)), so that to a model of either the slides of the other are nothing new. Whether two
+real scanners are told apart, these patches cannot show.
 """
 
 if __name__ == "__main__":

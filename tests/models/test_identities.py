@@ -55,7 +55,7 @@ def test_an_account_without_a_home_has_none_and_is_told_what_to_set(monkeypatch)
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pathlib.Path.home", homeless)
     assert find_salt() is None
-    with pytest.raises(ModelError, match="no home to keep the salt .* set SENTINODE_SALT or SENTINODE_CONFIG"):
+    with pytest.raises(ModelError, match=r"no home to keep the salt .* set SENTINODE_SALT or SENTINODE_CONFIG"):
         laboratory_salt()
 
 
