@@ -49,7 +49,7 @@ learning_rate = 3e-4
 """
 
 #: The default network, briefly and at the size of the patches: half a minute, and enough for drawn tissue.
-DEMO_MODEL: Mapping[str, object] = {"epochs": 3, "enlarge": 1.0}
+DEMO_MODEL: Mapping[str, object] = {"epochs": 2, "enlarge": 1.0}
 
 #: The founding network in small, a twenty-fifth of its multiplications: for benchmarks on drawn tissue.
 SMALL_PAPER_CNN: Mapping[str, object] = {
