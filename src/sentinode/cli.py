@@ -494,6 +494,8 @@ def predict(  # noqa: PLR0913 - the options of a command
     slides = [one for one in inputs if one not in patches]
     if patches and slides:
         raise PlanError(f"{patches[0]} is of patches and {slides[0]} is not: recognise them in two calls")
+    if patches and site:
+        raise PlanError(f"{patches[0]} is of patches, and --site is of slides: nothing is sorted that is a patch")
     if patches and maps:
         raise PlanError(f"{patches[0]} is of patches, and --maps is of slides: look into one with sentinode explain")
     if patches:

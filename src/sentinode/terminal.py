@@ -169,7 +169,8 @@ def print_evaluation(
         say(f"{n_unknown} images of unknown patients count as a patient each: the intervals are too short")
     for note in notes:
         say(note)
-    say(f"{model}: measured on {n_patients} patients whom it has not seen. Research use only")
+    unseen = "" if notes else " whom it has not seen"  # a note says that this could not be asked
+    say(f"{model}: measured on {n_patients} patients{unseen}. Research use only")
 
 
 def print_calibration(facts: "CalibrationFacts | None") -> None:

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binom, kstest
 
 from sentinode.errors import PlanError
-from sentinode.evaluation.drift import conformal_p_values, drift_test, log_martingale
+from sentinode.evaluation.drift import conformal_p_values, drift_test, joined, log_martingale
 from sentinode.evaluation.typicality import fit_typicality
 from sentinode.seeds import stream
 
@@ -79,3 +79,17 @@ def test_the_same_stream_gets_the_same_answer_and_an_empty_one_none():
     assert drift_test([1, 2, 3], []).alarmed_at is None
     with pytest.raises(PlanError, match=r"alarm = 1: a probability above 0"):
         drift_test([1], [1], alarm=1)
+
+
+def test_two_distances_of_the_same_cases_keep_the_promise_whatever_they_have_in_common():
+    alarms = []
+    for seed in range(200):
+        rng = stream(seed, "joined")
+        cases = rng.normal(size=(45, 2))
+        cases[:, 1] = -cases[:, 0] + 0.3 * cases[:, 1]  # what one calls usual is unusual to the other
+        tests = [drift_test(cases[:15, k], cases[15:, k], alarm=0.1, seed=seed) for k in range(2)]
+        both = joined(tests)
+        alarms.append(both.alarmed_at is not None)
+        greater = np.maximum(*(one.log10_evidence for one in tests))
+        np.testing.assert_allclose(both.log10_evidence, greater - np.log10(2))
+    assert sum(alarms) <= 0.1 * 200 + 2 * np.sqrt(200 * 0.1 * 0.9)

@@ -40,6 +40,20 @@ def test_a_salt_is_made_once_and_only_its_owner_reads_it(config):
     assert made.secret not in repr(made)
 
 
+def test_a_link_that_leads_nowhere_is_named_and_nothing_is_left_half_made(config):
+    config.mkdir()
+    (config / "salt").symlink_to(config / "gone")
+    with pytest.raises(ModelError, match="is a link that leads nowhere"):
+        laboratory_salt()
+    assert [path.name for path in config.iterdir()] == ["salt"]
+
+
+@pytest.mark.usefixtures("config")
+def test_a_line_end_of_the_variable_is_no_part_of_the_salt(monkeypatch):
+    monkeypatch.setenv("SENTINODE_SALT", "0123456789abcdef\n")
+    assert find_salt() == Salt("0123456789abcdef")
+
+
 @pytest.mark.usefixtures("config")
 def test_the_variable_goes_before_the_file(monkeypatch):
     laboratory_salt()
@@ -85,7 +99,6 @@ def test_ids_are_told_under_their_salt_and_contents_everywhere(monkeypatch):
     assert (read.has_patient("P1"), read.has_patient("P3"), read.has_patient("")) == (True, False, False)
     assert (read.has_slide("S1"), read.has_slide("P1"), read.has_content("fingerprint")) == (True, False, True)
     assert read.knows_ids
-    assert read.n_patients == 2
     monkeypatch.setenv("SENTINODE_SALT", THERE.secret)
     read = Seen.from_json(written)
     assert (read.has_patient("P1"), read.has_slide("S1"), read.has_content("fingerprint")) == (False, False, True)
@@ -97,7 +110,7 @@ def test_ids_are_told_under_their_salt_and_contents_everywhere(monkeypatch):
 @pytest.mark.usefixtures("config")
 def test_two_laboratories_may_have_seen_something_for_one_model(monkeypatch):
     both = Seen.from_json(seen(HERE).and_also(seen(THERE, ["P9"], [], ["other"])).to_json())
-    assert both.n_patients == 3
+    assert sorted(len(one.patients) for one in both.ids.values()) == [1, 2]
     assert both.has_content("fingerprint")
     assert both.has_content("other")
     monkeypatch.setenv("SENTINODE_SALT", THERE.secret)

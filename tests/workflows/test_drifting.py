@@ -94,6 +94,14 @@ def test_another_stain_alarms_and_is_put_into_words(new, model, tmp_path):
     assert json.loads((tmp_path / "out" / "drift.json").read_text())["alarmed_at"] == at
 
 
+def test_with_another_salt_it_is_said_that_ids_could_not_be_asked(new, model, tmp_path, monkeypatch):
+    write_manifest(new, tmp_path / "new.csv")
+    monkeypatch.setenv("SENTINODE_SALT", "of quite another laboratory")
+    found = find_drift([tmp_path / "new.csv"], model)
+    assert "could not be asked of the ids of patients" in found.in_words()[-1]
+    assert found.to_json()["notes"] == list(found.notes)
+
+
 def test_many_slides_of_one_patient_are_one_case(new, model, tmp_path):
     """Were each patch a case, one odd patient would be dozens of witnesses."""
     slides = [f"s{n}" for n in range(len(new))]

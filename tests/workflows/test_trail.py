@@ -30,6 +30,15 @@ def faults(file, head=None):
     return [one.line for one in verify_trail(file, head).faults]
 
 
+def test_a_salt_that_cannot_be_used_stops_no_run(monkeypatch):
+    monkeypatch.delenv("SENTINODE_USER", raising=False)
+    plain = who_is_it()
+    monkeypatch.setenv("SENTINODE_SALT", "short")
+    assert who_is_it() == plain
+    monkeypatch.setenv("SENTINODE_SALT", "a salt that is long enough")
+    assert who_is_it() != plain
+
+
 def test_an_untouched_trail_has_no_fault(trail):
     report = verify_trail(trail)
     assert (report.n_lines, report.faults, report.note) == (6, (), "")

@@ -68,11 +68,19 @@ def test_a_promise_for_each_site_is_stored_where_it_is_asked_for(draw_cohort, tm
     assert "of bergen" in (model.folder / "README.md").read_text(encoding="utf-8")
 
 
+def test_a_promise_by_site_that_cannot_be_made_is_refused_before_training(patches, tmp_path):
+    manifest = patches[0] / "ours.csv"
+    with pytest.raises(PlanError, match="give the share of patients to --certify, too"):
+        train_model(manifest, tmp_path / "model", TrainingWish("naive-bayes", mpp=1.0, by_site=True))
+    with pytest.raises(PlanError, match="says no site of the patients that are certified on"):
+        train_model(manifest, tmp_path / "model", TrainingWish("naive-bayes", mpp=1.0, certify=0.4, by_site=True))
+
+
 def test_certify_patients_are_not_tested_on(patches):
     folder, model = patches
     with pytest.raises(LeakageError, match="trained on patients of it"):
         triage_manifest(folder / "ours.csv", model.folder, TriageWish(0.1))
-    assert model.seen().n_patients == 18 - model.facts.data.n_patients["test"]
+    assert sum(len(one.patients) for one in model.seen().ids.values()) == 18 - model.facts.data.n_patients["test"]
 
 
 def test_the_threshold_is_the_lowest_score_of_a_certify_patients_tumour(patches):

@@ -278,7 +278,7 @@ class Reliability:
 
 @dataclass(frozen=True)
 class Spread:
-    """A number and its 95 % interval over patients; NaN where fewer than two patients allow none."""
+    """A number and its interval over patients (95 % unless told); NaN where fewer than two patients allow none."""
 
     value: float
     low: float = field(default=float("nan"))

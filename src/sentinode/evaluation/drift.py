@@ -41,7 +41,7 @@ class DriftTest:
     p_values : (n,) float64
         Smoothed conformal p-value of each case, in order: small is unusual.
     log10_evidence : (n,) float64
-        Logarithm (base 10) of the martingale after each case; 0 before the first.
+        Logarithm (base 10) of the martingale after each case (0 before the first), or of what `joined` makes of some.
     alarm : float
         Probability of a false alarm, ever.
     """
@@ -157,7 +157,11 @@ def drift_test(known: ArrayLike, new: ArrayLike, alarm: float = 0.01, seed: int 
 
 
 def joined(tests: Sequence[DriftTest]) -> DriftTest:
-    """Put tests of the same cases together, each with an equal share of the gambler's money.
+    """Put tests of the same cases together: an alarm of any of them, each at its share of the false alarms.
+
+    Each test's martingale is one among its own p-values only: what the other distance says of the same cases may tell
+    the next p-value, so that their mean is a martingale of nothing. The chance that one of k ever reaches k/alarm is at
+    most alarm whatever they have in common (Bonferroni).
 
     Parameters
     ----------
@@ -167,18 +171,18 @@ def joined(tests: Sequence[DriftTest]) -> DriftTest:
     Returns
     -------
     DriftTest
-        The mean of their martingales, which is one however much they have in common; and of each case the smallest
-        p-value times their number, at most 1 (Bonferroni).
+        As evidence the largest martingale over their number; of each case the smallest p-value times their number, at
+        most 1.
 
     Examples
     --------
     >>> one, other = drift_test(range(15), np.arange(40.0, 60.0)), drift_test(range(15), np.arange(20.0))
-    >>> joined([one, other]).alarmed_at
-    4
+    >>> one.alarmed_at, joined([one, other]).alarmed_at
+    (3, 4)
     """
     p_values = np.minimum(1, len(tests) * np.min([one.p_values for one in tests], axis=0))
-    logs = [one.log10_evidence * np.log(10) for one in tests]
-    return DriftTest(p_values, _mean_of(logs) / np.log(10), tests[0].alarm)
+    evidence = np.max([one.log10_evidence for one in tests], axis=0) - np.log10(len(tests))
+    return DriftTest(p_values, evidence, tests[0].alarm)
 
 
 def _jumper(p_values: NDArray[np.float64]) -> NDArray[np.float64]:

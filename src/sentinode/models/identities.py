@@ -5,6 +5,7 @@ carries of its training patients are HMAC-SHA-256 (RFC 2104) under a salt that n
 the salt can ask whether a patient was there; with another salt, slides and images are told by their content alone.
 """
 
+import contextlib
 import hashlib
 import hmac
 import os
@@ -179,11 +180,6 @@ class Seen:
     def knows_ids(self) -> bool:
         """Whether every id can be asked for: its salt is known here."""
         return self.ids.keys() <= {salt.mark for salt in self.salts}
-
-    @property
-    def n_patients(self) -> int:
-        """How many there were."""
-        return sum(len(ids.patients) for ids in self.ids.values())
 
     def has_patient(self, patient: str) -> bool:
         """Say whether a patient was there.
@@ -372,7 +368,7 @@ def find_salt() -> Salt | None:
     """
     named = os.environ.get(SALT_VARIABLE)
     if named:
-        return _checked(named, SALT_VARIABLE)
+        return _checked(named.strip(), SALT_VARIABLE)
     try:
         path = salt_file()
     except ModelError:
@@ -383,7 +379,8 @@ def find_salt() -> Salt | None:
         return None
     except (OSError, UnicodeDecodeError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or error
-        raise ModelError(f"{path}: the salt of the laboratory cannot be read ({why}); mend its permissions") from error
+        told = f"{path}: the salt of the laboratory cannot be read ({why}); mend it, or set {SALT_VARIABLE}"
+        raise ModelError(told) from error
 
 
 def laboratory_salt() -> Salt:
@@ -406,19 +403,28 @@ def laboratory_salt() -> Salt:
     if found is not None:
         return found
     path, secret = salt_file(), secrets.token_hex(32)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Of two that make one at the same time, one is first, and the other takes the first one's.
-        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
+        with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
             file.write(f"{secret}\n")
-    except FileExistsError:
-        return laboratory_salt()
+            file.flush()
+            os.fsync(file.fileno())
+        # Whole from its first moment. Of two that make one at the same time one is first, and the other takes that.
+        with contextlib.suppress(FileExistsError):
+            os.link(part, path)
+        found = find_salt()
     except OSError as error:
         raise ExportError(
             f"{path}: the salt of the laboratory cannot be kept ({error.strerror or error}); set {SALT_VARIABLE} to a "
-            "secret text, or SENTINODE_CONFIG to a folder"
+            f"secret text, or {CONFIG_VARIABLE} to a folder"
         ) from error
-    return Salt(secret)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+    if found is None:
+        raise ModelError(f"{path}: is a link that leads nowhere; remove it, or set {SALT_VARIABLE}")
+    return found
 
 
 def _checked(secret: str, where: str) -> Salt:

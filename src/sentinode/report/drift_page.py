@@ -135,7 +135,7 @@ def drift_figure(view: DriftView) -> Figure:
 
 def _evidence(view: DriftView) -> Section:
     caption = (
-        f"{len(view.cases)} cases. Evidence starts at 0; were nothing changed, it would ever reach "
+        f"{len(view.cases)} cases. Were nothing changed, the evidence would ever reach "
         f"{-np.log10(view.test.alarm):.3g} with a probability of at most {view.test.alarm:g}, however often one looks."
     )
     return Section("Case by case", "", figures=(Drawing(to_svg(drift_figure(view)), caption),))

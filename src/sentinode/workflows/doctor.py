@@ -163,9 +163,9 @@ def _salt() -> Finding:
 
     try:
         salt = find_salt()
+        where = f"the variable {SALT_VARIABLE}" if os.environ.get(SALT_VARIABLE) else str(salt_file())
     except ModelError as fault:
         return Finding("Salt of the laboratory", "missing", "not usable", str(fault))
-    where = f"the variable {SALT_VARIABLE}" if os.environ.get(SALT_VARIABLE) else str(salt_file())
     if salt is None:
         return Finding("Salt of the laboratory", "ok", f"none yet: the first train makes one, in {where}")
     return Finding(

@@ -30,7 +30,7 @@ from sentinode.slides.slide import open_slide
 from sentinode.slides.tiling import tile_grid
 from sentinode.slides.tissue import survey
 from sentinode.storage import whole_files
-from sentinode.workflows.evaluating import require_unseen
+from sentinode.workflows.evaluating import FOREIGN_IDS, require_unseen
 from sentinode.workflows.refusing import Gate, gate_of
 from sentinode.workflows.slide_evaluation import require_unseen as require_unseen_slides
 from sentinode.workflows.slide_inputs import find_slides
@@ -84,6 +84,8 @@ class DriftReport:
         standard deviations of training images.
     failures : mapping of str to str
         Case -> why it was not looked at.
+    notes : tuple of str
+        What a reader must know.
     """
 
     model: str
@@ -95,6 +97,7 @@ class DriftReport:
     test: DriftTest
     shifts: Mapping[str, float]
     failures: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -120,7 +123,8 @@ class DriftReport:
         if at is None:
             most = 10 ** min(max(float(test.log10_evidence.max()), 0.0), 300.0)
             evidence = f"the evidence that something changed reached {most:.2g}, and {needed:g} would be needed"
-            return (f"No alarm in {n} cases: {evidence}.", "That does not show that nothing changed: more cases may.")
+            more = "That does not show that nothing changed: more cases may."
+            return (f"No alarm in {n} cases: {evidence}.", more, *self.notes)
         what = tuple(_in_words(name, shift) for name, shift in self.ranked()) or (
             "no single number by much: it is how they go together that is another",
         )
@@ -131,6 +135,7 @@ class DriftReport:
             f"What changed, in standard deviations of the training images: {'; '.join(what)}.",
             "Another scanner, stain or mix of cases: measure the model on these cases before you rely on it.",
             *self._few(),
+            *self.notes,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -151,6 +156,7 @@ class DriftReport:
             "shifts": {name: round(value, 4) for name, value in self.shifts.items()},
             "cases": self.frame.to_dict(orient="records"),
             "failures": dict(self.failures),
+            "notes": list(self.notes),
         }
 
     def ranked(self) -> list[tuple[str, float]]:
@@ -239,7 +245,7 @@ def find_drift(
     ModelError
         If the bundle cannot be read, or does not know what its training images look like.
     LeakageError
-        If the model was trained on one of the cases.
+        If the model was trained on one of the cases, as far as ids (under this laboratory's salt) and contents tell.
     ManifestError
         If the manifest cannot be read, names neither patient nor slide, or no case of it can be read.
     SlideError
@@ -297,9 +303,11 @@ def _look_at_slide(path: Path, wish: MppWish, side: int, mpp: float, known: _Kno
     with open_slide(path, wish) as slide:
         seen = survey(slide)
         boxes = tile_grid(slide.info, seen.tissue, tile_px=side, mpp=mpp).boxes
-        boxes = boxes[seen.air.share(boxes) < IN_AIR]
         if len(boxes) == 0:
             raise SlideError(f"{path}: no tissue was found on it")
+        boxes = boxes[seen.air.share(boxes) < IN_AIR]
+        if len(boxes) == 0:
+            raise SlideError(f"{path}: all of its tissue lies under a bubble of air")
         tiles = [
             slide.read_pixels(Box(*boxes[row].tolist()), Size(side, side)) for row in evenly(len(boxes), LOOKED_AT)
         ]
@@ -363,6 +371,7 @@ def _report(
         test=joined(tests),
         shifts=shifts,
         failures=failures,
+        notes=() if bundle.seen().knows_ids else (FOREIGN_IDS,),
     )
 
 

@@ -109,7 +109,8 @@ def fit_slide_score(
     Raises
     ------
     ModelError
-        If the model cannot be read, has a fitted score already, or there are too few slides of a kind.
+        If the model or the salt of the laboratory cannot be read, it has a fitted score already, or there are too few
+        slides of a kind.
     LeakageError
         If the model was trained on one of the slides or patients.
     SlideError
@@ -117,11 +118,12 @@ def fit_slide_score(
     ManifestError
         If the table cannot be used.
     ExportError
-        If `out` is there already, or something cannot be written.
+        If `out` is there already, or something cannot be written, the salt among it.
     """
     # LeakageError, SlideError, ManifestError and ExportError are those of the steps.
     out, bundle = Path(out), read_bundle(model)
     require_free(out)
+    salt = laboratory_salt()  # told now, and not after hours
     if SLIDE_SCORE_FILE in bundle.files:
         raise ModelError(f"{model}: has a fitted slide score already; fit on the model that it was made of")
     slides = find_slides([Path(one) for one in inputs])
@@ -147,7 +149,7 @@ def fit_slide_score(
     scorer = fit_scorer(features.reshape(len(used), -1), positive)
     measures = _measures(features, positive, owners, plain)
     stated = {**scorer.to_json(), "auc_held_out": {name: one.model_dump() for name, one in measures.items()}}
-    made = _with_score(bundle, stated, used, owners.tolist(), out)
+    made = _with_score(bundle, stated, Seen.under(salt, owners.tolist(), *_named(used), ()), out)
     return SlideScoring(made, scorer, measures, failures)
 
 
@@ -228,13 +230,13 @@ def _finite(number: float) -> float | None:
     return float(number) if np.isfinite(number) else None
 
 
-def _with_score(
-    bundle: Bundle, stated: Mapping[str, Any], used: Sequence[Path], owners: Sequence[str], out: Path
-) -> Bundle:
+def _named(used: Sequence[Path]) -> tuple[list[str], list[str]]:
+    return [slide_id_of(path) for path in used], [fingerprint(path) for path in used]
+
+
+def _with_score(bundle: Bundle, stated: Mapping[str, Any], more: Seen, out: Path) -> Bundle:
     content = {name: (bundle.folder / name).read_bytes() for name in bundle.files if name not in _MADE_ANEW}
     content[SLIDE_SCORE_FILE] = (json.dumps(stated, indent=2) + "\n").encode()
-    names, contents = [slide_id_of(path) for path in used], [fingerprint(path) for path in used]
-    more = bundle.seen().and_also(Seen.under(laboratory_salt(), owners, names, contents, ()))
     # What was promised of slides was promised of another score.
     kept = tuple(one for one in bundle.facts.promises if one.unit != "slides")
-    return write_bundle(out, bundle.facts.model_copy(update={"promises": kept}), content, more)
+    return write_bundle(out, bundle.facts.model_copy(update={"promises": kept}), content, bundle.seen().and_also(more))

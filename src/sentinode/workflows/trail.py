@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sentinode._version import __version__
-from sentinode.errors import ExportError, ManifestError
+from sentinode.errors import ExportError, ManifestError, ModelError
 from sentinode.models.identities import NO_SALT, find_salt
 from sentinode.storage import write_whole
 
@@ -108,8 +108,9 @@ def who_is_it() -> str:
     Returns
     -------
     str
-        What the variable ``SENTINODE_USER`` says; else 16 digits of a digest of the name of the account, under the salt
-        of the laboratory where it has one: by it one user is told from another, and nobody is named.
+        What the variable ``SENTINODE_USER`` says; else 16 digits of a digest of the name of the account. Under the salt
+        of the laboratory, where there is one that can be read, nobody is named; without, by a plain digest, nobody to
+        those who do not know the names. With another salt a user gets another one.
     """
     named = os.environ.get(USER_VARIABLE)
     if named:
@@ -118,7 +119,11 @@ def who_is_it() -> str:
         account = getpass.getuser()
     except (KeyError, OSError):  # an account without a name, as in some containers
         account = ""
-    return (find_salt() or NO_SALT).of_user(account)[:16]
+    try:
+        salt = find_salt() or NO_SALT
+    except ModelError:  # a trail must not stop a run for want of a salt
+        salt = NO_SALT
+    return salt.of_user(account)[:16]
 
 
 def write_trail(file: Path, action: str, events: Sequence[Mapping[str, Any]]) -> None:

@@ -193,6 +193,8 @@ def train_model(
     salt = laboratory_salt()
     require_extra(wish.algorithm)
     require_promise(wish.alpha, wish.delta)
+    if wish.by_site and not wish.certify:
+        raise PlanError("--by-site is of the promises of the triage: give the share of patients to --certify, too")
     spec = AlgorithmSpec(wish.algorithm, wish.settings)
     settings = {**algorithm_settings(wish.algorithm), **wish.settings}
     build_algorithm(spec, wish.seed)  # an impossible setting is told before hours of reading
@@ -212,6 +214,10 @@ def train_model(
     overlaps = find_overlaps(pixels, on_progress=_telling(listen, "looking for overlaps"))
     (split,) = make_splits(table, protocol, overlaps)
     require_clean(check_split(table, split, overlaps, protocol))
+    if wish.by_site and not any(table.frame["site"].iloc[split.certify]):
+        raise PlanError(
+            f"{manifest}: says no site of the patients that are certified on; name sites, or leave out --by-site"
+        )
     if wish.calibrate:
         require_calibrating(table.codes[split.calibrate] == len(table.classes) - 1, table.groups[split.calibrate])
     inputs: Inputs = pixels if encoder is None else _embedded(encoder, table, pixels, wish.mpp, (work, listen))
