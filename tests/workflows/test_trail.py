@@ -30,8 +30,9 @@ def faults(file, head=None):
     return [one.line for one in verify_trail(file, head).faults]
 
 
-def test_a_salt_that_cannot_be_used_stops_no_run(monkeypatch):
+def test_a_salt_that_cannot_be_used_stops_no_run(monkeypatch, tmp_path):
     monkeypatch.delenv("SENTINODE_USER", raising=False)
+    monkeypatch.setenv("SENTINODE_CONFIG", str(tmp_path))
     plain = who_is_it()
     monkeypatch.setenv("SENTINODE_SALT", "short")
     assert who_is_it() == plain
