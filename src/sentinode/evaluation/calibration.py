@@ -329,20 +329,9 @@ def measure_calibration(
     >>> honest["ece"].value, honest["uncertainty"].value
     (0.0, 0.25)
     """
-    truth, score, _ = checked(positive, proba)
-    if len(truth) == 0:
+    if np.size(positive) == 0:
         return {name: Spread(float("nan")) for name in MEASURES}
-    names, owner = np.unique(np.asarray(patient), return_inverse=True)
-    sums = _binned(truth, score, owner, len(names), bins)  # (m, b, 3): images, said, true
-    squares: Floats = np.bincount(owner, np.square(score - truth), len(names)).astype(np.float64)
-    draws = np.ones((1, len(names)))
-    images = sums[..., 0].sum(axis=1)
-    effective = images.sum() ** 2 / np.square(images).sum()
-    if len(names) > 1 and effective > 1:
-        counts = stream(seed, "bootstrap", "patients").multinomial(len(names), np.full(len(names), 1 / len(names)), n)
-        draws = np.vstack([draws, counts])
-    found = _measures(draws, sums, squares)  # name -> (1 + n,)
-    return {name: _basic(values, effective, name) for name, values in found.items()}
+    return measure_calibration_of_repeats([(positive, proba, patient)], bins=bins, n=n, seed=seed)
 
 
 def measure_calibration_of_repeats(

@@ -125,7 +125,7 @@ class DriftReport:
             evidence = f"the evidence that something changed reached {most:.2g}, and {needed:g} would be needed"
             more = "That does not show that nothing changed: more cases may."
             return (f"No alarm in {n} cases: {evidence}.", more, *self.notes)
-        what = tuple(_in_words(name, shift) for name, shift in self.ranked()) or (
+        what = tuple(f"{_in_words(name, shift)} ({shift:+.1f})" for name, shift in self.ranked()) or (
             "no single number by much: it is how they go together that is another",
         )
         these = f"these are not like the {self.n_known} patients that the model was trained on"
@@ -198,11 +198,10 @@ class _Known(NamedTuple):
     typicality: Typicality
     gate: Gate
 
-    def look(self, pixels: NDArray[np.uint8], mpp: float | None) -> _Looks:
-        # ValueError where nothing is fit.
+    def look(self, pixels: NDArray[np.uint8], mpp: float | None, where: Path) -> _Looks:
         fit = pixels[self.gate.judge(mpp)(pixels) == ""]
         if not len(fit):
-            raise ValueError("none of its tiles is fit to be looked at: blurred, inked, folded, or no stained tissue")
+            raise SlideError(f"{where}: no tile is fit to be looked at: blurred, inked, folded, or no stained tissue")
         return _Looks(stain_statistics(fit), appearance(fit) if self.gate.everything is not None else None)
 
 
@@ -274,7 +273,7 @@ def find_drift(
     for number, case in enumerate(cases, start=1):
         try:
             looked[case.name] = case.look()
-        except (SlideError, ManifestError, OSError, ValueError) as error:
+        except (SlideError, ManifestError, OSError) as error:
             failures[case.name] = str(error)
         if on_progress is not None:
             on_progress(number, len(cases))
@@ -311,10 +310,7 @@ def _look_at_slide(path: Path, wish: MppWish, side: int, mpp: float, known: _Kno
         tiles = [
             slide.read_pixels(Box(*boxes[row].tolist()), Size(side, side)) for row in evenly(len(boxes), LOOKED_AT)
         ]
-    try:
-        return known.look(np.stack(tiles), mpp)
-    except ValueError as error:
-        raise SlideError(f"{path}: {error}") from error
+    return known.look(np.stack(tiles), mpp, path)
 
 
 def _of_manifest(path: Path, bundle: Bundle, known: _Known) -> tuple[list[_Case], dict[str, str]]:
@@ -339,7 +335,7 @@ def _look_at_rows(table: Manifest, rows: NDArray[np.int64], shape: tuple[int, in
     pixels = PatchSource(table.select(rows[evenly(len(rows), LOOKED_AT)]), shape)[:]
     if pixels.ndim != 4:
         raise ManifestError("features of an encoder: no images whose colours could be looked at")
-    return known.look(pixels, None)
+    return known.look(pixels, None, table.root)
 
 
 def _report(
@@ -413,20 +409,19 @@ _OF_LOOKS = {
 
 def _in_words(column: str, shift: float) -> str:
     # A column of `stain_statistics` as a person would say it.
-    far = f"({shift:+.1f})"
     if column in LOOKS:
-        return f"{_OF_LOOKS[column][int(shift > 0)]} {far}"
+        return _OF_LOOKS[column][int(shift > 0)]
     more = "more" if shift > 0 else "less"
     stain, _, what = column.partition("_")
     if what == "mean":
-        return f"{more} {stain} on the whole {far}"
+        return f"{more} {stain} on the whole"
     if what == "sd":
-        return f"{stain} {more} uneven {far}"
+        return f"{stain} {more} uneven"
     if what == "skewness":
-        return f"{stain} {more} gathered in small dark places {far}"
+        return f"{stain} {more} gathered in small dark places"
     if what in _PLACES:
-        return f"{more} {stain} {_PLACES[what]} {far}"
-    return f"haematoxylin and eosin {more} in the same places {far}"
+        return f"{more} {stain} {_PLACES[what]}"
+    return f"haematoxylin and eosin {more} in the same places"
 
 
 def _write(report: DriftReport, bundle: Bundle, out: Path) -> None:
@@ -435,7 +430,7 @@ def _write(report: DriftReport, bundle: Bundle, out: Path) -> None:
         distances=report.distances,
         known=report.known,
         test=report.test,
-        shifts=[(_in_words(name, shift).rpartition(" ")[0], shift) for name, shift in report.ranked()],
+        shifts=[(_in_words(name, shift), shift) for name, shift in report.ranked()],
         words=report.in_words(),
         failures=report.failures,
         facts=bundle.facts,

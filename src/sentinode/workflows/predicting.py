@@ -585,7 +585,7 @@ def _unlike(work: _Work, slide: Slide, predictions: TilePredictions, look: Slide
 
 
 def _refusal(flag: NDArray[np.str_]) -> str:
-    findings = quality_findings([frozenset({reason} & set(REASONS)) for reason in flag.tolist()])
+    findings = quality_findings([frozenset({reason}.intersection(REASONS)) for reason in flag.tolist()])
     fit, reason = usable(findings)
     return "" if fit else reason
 
