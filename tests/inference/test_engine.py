@@ -9,7 +9,7 @@ import pytest
 
 from sentinode.errors import SlideError
 from sentinode.geometry import Size
-from sentinode.inference.engine import AHEAD, BATCH, recognise_tiles
+from sentinode.inference.engine import AHEAD, BATCH, Inspected, recognise_tiles
 from sentinode.seeds import stream
 from sentinode.slides.slide import Slide, SlideInfo
 
@@ -52,6 +52,10 @@ class MeanRed:
             self.largest_lead = max(self.largest_lead, self.reader.n_reads - self.n_seen)
         share = tiles[..., 0].mean(axis=(1, 2)) / 255
         return np.stack([1 - share, share], axis=1).astype(np.float32)
+
+
+def judged_by(judge):
+    return lambda tiles: Inspected(judge(tiles), tiles[:, 0, 0, :2].astype(np.float32))
 
 
 def slide_of(reader):
@@ -114,8 +118,10 @@ def test_it_is_told_where_the_time_went():
             return super().predict_proba(tiles)
 
     started = time.perf_counter()
-    judge = lambda tiles: np.where(tiles.astype(float).std(axis=(1, 2, 3)) < 0, "never", "")  # noqa: E731
-    spent = recognise_tiles(slide_of(GreyRamp()), grid()[:640], Size(10, 10), Slow(), n_classes=2, judge=judge).spent
+    inspect = judged_by(lambda tiles: np.where(tiles.astype(float).std(axis=(1, 2, 3)) < 0, "never", ""))
+    spent = recognise_tiles(
+        slide_of(GreyRamp()), grid()[:640], Size(10, 10), Slow(), n_classes=2, inspect=inspect
+    ).spent
     by_the_clock = time.perf_counter() - started
     assert spent.recognising >= 10 * 0.02
     assert spent.waiting + spent.recognising <= by_the_clock
@@ -126,21 +132,20 @@ def test_it_is_told_where_the_time_went():
 def test_flagged_tiles_are_not_recognised():
     recogniser = MeanRed()
 
-    def judge(tiles):
-        return np.where(tiles[..., 0].mean(axis=(1, 2)) > 125, "pen", "")
-
-    found = recognise_tiles(slide_of(GreyRamp()), grid(), Size(10, 10), recogniser, n_classes=2, judge=judge)
+    inspect = judged_by(lambda tiles: np.where(tiles[..., 0].mean(axis=(1, 2)) > 125, "pen", ""))
+    found = recognise_tiles(slide_of(GreyRamp()), grid(), Size(10, 10), recogniser, n_classes=2, inspect=inspect)
     pen = found.flag == "pen"
     assert 0.4 < pen.mean() < 0.6
     assert np.isnan(found.proba[pen]).all()
     assert not np.isnan(found.proba[~pen]).any()
     assert recogniser.n_seen == (~pen).sum()
+    assert np.isnan(found.measured[pen]).all()
+    assert np.array_equal(found.measured[~pen], grid()[~pen, :2] // 8), "each tile has its own corner's colours"
 
 
 def test_a_slide_without_a_clean_tile_has_no_probability():
-    found = recognise_tiles(
-        slide_of(GreyRamp()), grid()[:5], Size(10, 10), MeanRed(), n_classes=2, judge=lambda t: np.full(len(t), "blur")
-    )
+    inspect = judged_by(lambda tiles: np.full(len(tiles), "blur"))
+    found = recognise_tiles(slide_of(GreyRamp()), grid()[:5], Size(10, 10), MeanRed(), n_classes=2, inspect=inspect)
     assert found.proba.shape == (5, 2)
     assert np.isnan(found.proba).all()
 

@@ -92,6 +92,33 @@ def test_small_tiles_and_none_say_nothing_and_other_shapes_are_refused():
             look(np.zeros((96, 96, 3), np.uint8))
 
 
+def in_blocks(plane, side):
+    height, width = (length // side * side for length in plane.shape)
+    return plane[:height, :width].reshape(height // side, side, width // side, side).mean(axis=(1, 3))
+
+
+def defined(tile):
+    # The numbers of `appearance` of one tile, as its docstring says them.
+    red, green, blue = np.moveaxis(-np.log(np.maximum(tile.astype(np.float64), 1) / 255), 2, 0)
+    density, pink = (red + green + blue) / 3, green - (red + blue) / 2
+    octaves = [max(0, in_blocks(density, s).var() - in_blocks(density, 2 * s).var()) for s in (1, 2, 4, 8, 16)]
+    blocks = in_blocks(density, 4)
+    palest = np.sort(blocks, axis=None)[blocks.size // 20]
+    skewness = [((p - p.mean()) ** 3).mean() / (p.std() + 1e-3) ** 3 for p in (density, blocks)]
+    half = in_blocks(density, 2).repeat(2, axis=0).repeat(2, axis=1)
+    fine = density[: half.shape[0], : half.shape[1]] - half
+    peakedness = np.log((fine**4).mean() + 1e-9) - 2 * np.log((fine**2).mean() + 1e-5)
+    numbers = [*np.log(np.array(octaves) + 1e-5), np.log(density.mean() + 0.05), np.log(palest + 0.05)]
+    numbers += [*skewness, peakedness]
+    for difference in (red - blue, pink):
+        coarse = in_blocks(difference, 4)
+        covariance = ((coarse - coarse.mean()) * (blocks - blocks.mean())).mean()
+        finest = max(0, difference.var() - in_blocks(difference, 2).var())
+        numbers += [coarse.mean(), np.log(coarse.std() + 0.01), np.log(finest + 1e-5)]
+        numbers += [covariance / (coarse.std() * blocks.std() + 1e-4)]
+    return numbers
+
+
 class TestAppearance:
     def test_each_tile_stands_for_itself_and_a_flat_one_is_finite(self, tissue):
         tiles = np.concatenate([tissue, np.full((2, 96, 96, 3), 255, np.uint8)])
@@ -106,6 +133,12 @@ class TestAppearance:
         means = [density.reshape(96 // s, s, 96 // s, s).mean(axis=(1, 3)).var() for s in (1, 2, 4, 8, 16, 32)]
         expected = [np.log(fine - coarse + 1e-5) for fine, coarse in pairwise(means)]
         assert appearance(tissue[:1])[0, :5] == pytest.approx(expected, abs=2e-3)
+
+    @pytest.mark.parametrize("cut", [(96, 96), (75, 82)])
+    def test_every_number_is_what_its_definition_gives_in_double_precision(self, tissue, cut):
+        tiles = np.ascontiguousarray(tissue[:, : cut[0], : cut[1]])
+        for tile, found in zip(tiles, appearance(tiles), strict=True):
+            assert found == pytest.approx(defined(tile), abs=3e-3)
 
     def test_structure_does_not_see_what_stains_do_together_and_colour_does(self, tissue):
         swapped = appearance(tissue[..., [2, 1, 0]]) - appearance(tissue)

@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from sentinode.phantom.cohort import CohortPlan, draw_patch
 from sentinode.slides import quality
-from sentinode.slides.quality import quality_findings, tile_quality, usable
+from sentinode.slides.quality import LIMITS, quality_findings, tile_quality, usable
 from sentinode.slides.tissue import ink, optical_density
 
 
@@ -168,6 +168,14 @@ class TestTiles:
         assert tile_quality(clean[2:3], 1.0).blur[0] == whole.blur[2]
         assert len(tile_quality(clean[:0], 1.0)) == 0
         assert tile_quality(clean[:0], 1.0).flags == ()
+
+    def test_the_reason_of_a_tile_is_its_first_flag(self, clean):
+        inked = clean.copy()
+        inked[:, :, 30:62] = (35, 65, 170)
+        quality = tile_quality(blurred(inked, 4), 1.0)
+        assert max(len(flags) for flags in quality.flags) > 1
+        firsts = [next((name for name in LIMITS if name in flags), "") for flags in quality.flags]
+        assert quality.reason.tolist() == firsts
 
     def test_all_measures_but_sharpness_are_shares(self, clean):
         quality = tile_quality(clean, 0.25)

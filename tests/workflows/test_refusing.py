@@ -118,6 +118,17 @@ class TestTiles:
         assert refused(model, made(new)).mean() > 0.9
         assert refused(model, made(new), allow=True).mean() < 0.2
 
+    @pytest.mark.parametrize("mpp", [None, 1.0])
+    def test_to_inspect_tiles_is_to_judge_and_to_measure_them(self, model, new, mpp):
+        tiles = np.concatenate([new, 255 - new[:5], np.full((3, SIDE, SIDE, 3), 240, np.uint8)])
+        gate = gate_of(model)
+        flag, measured = gate.inspect(mpp)(tiles)
+        assert flag.tolist() == gate.judge(mpp)(tiles).tolist()
+        assert 8 <= (flag != "").sum() < len(new)
+        assert np.allclose(measured[flag == ""], gate.measure(tiles)[flag == ""], rtol=1e-5)
+        assert np.isnan(measured[flag != ""]).all()
+        assert gate.inspect(mpp)(tiles[:0]).measured.shape == (0, 2)
+
     def test_a_distance_without_patients_is_not_told(self, new):
         known = fit_known_tiles([new[:8]], ["a"] * 4 + ["b"] * 4)
         assert (known.everything, known.structure) == (None, None)

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 from sentinode.geometry import Box, Size
 from sentinode.slides.slide import Slide
 
-__all__ = ["Judge", "Measure", "Recognised", "Recogniser", "Spent", "recognise_tiles"]
+__all__ = ["Inspect", "Inspected", "Recognised", "Recogniser", "Spent", "recognise_tiles"]
 
 BATCH = 64
 """Tiles that are read and recognised at a time: 1.7 MiB at 96 px."""
@@ -37,11 +37,23 @@ class Recogniser(Protocol):
         ...
 
 
-Judge = Callable[[NDArray[np.uint8]], NDArray[np.str_]]
-"""(n, h, w, 3) uint8 -> (n,) str: why each tile is not to be recognised, ``""`` where it is."""
+class Inspected(NamedTuple):
+    """What was seen of tiles before they are recognised.
 
-Measure = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""(n, h, w, 3) uint8 -> (n, c) float32: numbers that are to be known of each tile that is recognised."""
+    Parameters
+    ----------
+    flag : (n,) str
+        Why each tile is not to be recognised, ``""`` where it is.
+    measured : (n, c) float32
+        Numbers that are to be known of each tile that is recognised; c may be 0.
+    """
+
+    flag: NDArray[np.str_]
+    measured: NDArray[np.float32]
+
+
+Inspect = Callable[[NDArray[np.uint8]], Inspected]
+"""Looks at (n, h, w, 3) uint8."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,8 @@ class Spent:
     Parameters
     ----------
     reading, judging : float
-        Of the CPU, over all threads that read, beside the recognising and not before it; judging includes measuring.
+        Of the CPU, over all threads that read, beside the recognising and not before it; judging is all that was
+        looked at before a tile is recognised.
     recognising, waiting : float
         By the clock: the recogniser at work, and the recogniser without a batch because reading was behind.
     """
@@ -69,9 +82,9 @@ class Recognised:
     Parameters
     ----------
     proba : (n, k) float32
-        NaN in the rows of tiles that the judge left out.
+        NaN in the rows of tiles that were left out.
     flag : (n,) str
-        What the judge said.
+        Why it was left out.
     spent : Spent
         Where the time went.
     measured : (n, c) float32
@@ -91,8 +104,7 @@ def recognise_tiles(  # noqa: PLR0913 - each is a choice of its own
     recogniser: Recogniser,
     *,
     n_classes: int,
-    judge: Judge | None = None,
-    measure: Measure | None = None,
+    inspect: Inspect | None = None,
     skip: NDArray[np.str_] | None = None,
     readers: int = 2,
     on_progress: Callable[[int, int], None] | None = None,
@@ -111,10 +123,8 @@ def recognise_tiles(  # noqa: PLR0913 - each is a choice of its own
         Of a model.
     n_classes : int
         Columns that it gives.
-    judge : callable, optional
+    inspect : callable, optional
         Looks at the tiles before the recogniser; what it flags is not recognised.
-    measure : callable, optional
-        Measures the tiles that the judge lets through.
     skip : (n,) str, optional
         Why tiles are not even read; ``""`` for the others.
     readers : int
@@ -141,7 +151,7 @@ def recognise_tiles(  # noqa: PLR0913 - each is a choice of its own
     done, asked = len(boxes) - len(rows), time.perf_counter()
     # A thread that reads uses one core: libraries of linear algebra would start as many threads again in each.
     with threadpool_limits(1, user_api="blas"):
-        for batch in _read_ahead(slide, boxes, rows[_in_blocks(boxes[rows])], tile, (judge, measure), readers):
+        for batch in _read_ahead(slide, boxes, rows[_in_blocks(boxes[rows])], tile, inspect, readers):
             came = time.perf_counter()
             flag[batch.rows] = batch.flag
             clean = batch.flag == ""
@@ -150,7 +160,7 @@ def recognise_tiles(  # noqa: PLR0913 - each is a choice of its own
                 proba[batch.rows[clean]] = recogniser.predict_proba(pixels)
                 if measured is None:
                     measured = np.full((len(boxes), batch.measured.shape[1]), np.nan, dtype=np.float32)
-                measured[batch.rows[clean]] = batch.measured
+                measured[batch.rows[clean]] = batch.measured[clean]
             waiting, reading, judging = waiting + came - asked, reading + batch.reading, judging + batch.judging
             asked = time.perf_counter()
             recognising += asked - came
@@ -166,9 +176,13 @@ class _Batch(NamedTuple):
     rows: NDArray[np.int64]  # of the boxes
     pixels: NDArray[np.uint8]
     flag: NDArray[np.str_]
-    measured: NDArray[np.float32]  # of the rows without a flag
+    measured: NDArray[np.float32]
     reading: float  # seconds of the CPU
     judging: float
+
+
+def _unseen(n: int) -> Inspected:
+    return Inspected(np.zeros(n, dtype="U16"), np.empty((n, 0), dtype=np.float32))
 
 
 def _in_blocks(boxes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -185,21 +199,17 @@ def _read_ahead(
     boxes: NDArray[np.int64],
     order: NDArray[np.int64],
     tile: Size,
-    looks: tuple[Judge | None, Measure | None],
+    inspect: Inspect | None,
     readers: int,
 ) -> Iterator[_Batch]:
-    judge, measure = looks
-
     def read(begin: int) -> _Batch:
         started, rows = time.thread_time(), order[begin : begin + BATCH]
         pixels = np.empty((len(rows), *tile.shape, 3), dtype=np.uint8)
         for target, (x, y, width, height) in zip(pixels, boxes[rows].tolist(), strict=True):
             target[:] = slide.read_pixels(Box(x, y, width, height), tile)
         between = time.thread_time()
-        flag = np.zeros(len(rows), dtype="U16") if judge is None else judge(pixels)
-        clean = flag == ""
-        measured = np.empty((int(clean.sum()), 0), dtype=np.float32) if measure is None else measure(pixels[clean])
-        return _Batch(rows, pixels, flag, measured, between - started, time.thread_time() - between)
+        found = _unseen(len(rows)) if inspect is None else inspect(pixels)
+        return _Batch(rows, pixels, *found, between - started, time.thread_time() - between)
 
     waiting: deque[Future[_Batch]] = deque()
     with ThreadPoolExecutor(readers, thread_name_prefix="read-tiles") as pool:

@@ -14,10 +14,10 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from sentinode.slides.densities import OVER_WHITE
+from sentinode.slides.densities import ColourPlanes, colour_planes, over_white
 from sentinode.slides.slide import Pixels
 
-__all__ = ["FINDINGS", "RULES", "SMALLEST_PX", "bright_field_findings"]
+__all__ = ["FINDINGS", "RULES", "SMALLEST_PX", "bright_field_findings", "findings_of_planes"]
 
 Floats = NDArray[np.float32]
 
@@ -80,11 +80,30 @@ def bright_field_findings(pixels: Pixels, rules: Collection[str] = RULES) -> NDA
     """
     if pixels.ndim != 4 or pixels.shape[-1] != 3:
         raise ValueError(f"tiles of shape {pixels.shape}; they must be (n, h, w, 3)")
-    found = np.zeros(len(pixels), dtype="U16")
-    if min(pixels.shape[1:3]) < SMALLEST_PX or not len(pixels):
+    found = [findings_of_planes(planes, rules) for planes in colour_planes(pixels)]
+    return np.concatenate([np.zeros(0, dtype="U16"), *found])
+
+
+def findings_of_planes(planes: ColourPlanes, rules: Collection[str] = RULES) -> NDArray[np.str_]:
+    """Say the same of tiles whose colours are apart already.
+
+    Parameters
+    ----------
+    planes : ColourPlanes
+        A few tiles.
+    rules : collection of str
+        Which of `RULES` hold.
+
+    Returns
+    -------
+    (n,) str
+        As `bright_field_findings`.
+    """
+    found = np.zeros(len(planes), dtype="U16")
+    if planes.side < SMALLEST_PX:
         return found
-    blocks = _blocks(pixels)  # (n, b, 3) densities
-    mean = blocks.mean(axis=2)  # (n, b)
+    blocks = _blocks(planes.light)  # (3, n, b) densities
+    mean = (blocks[0] + blocks[1] + blocks[2]) * np.float32(1 / 3)  # (n, b)
     variance = mean.var(axis=1)
     # From the last rule to the first: what is looked for first has the last word.
     if "stain" in rules:
@@ -92,41 +111,46 @@ def bright_field_findings(pixels: Pixels, rules: Collection[str] = RULES) -> NDA
     if "dark" in rules:
         found[mean.mean(axis=1) > DARK] = "dark"
     if "noise" in rules:
-        found[variance < NOISE * _variance_of_pixels(pixels)] = "noise"
+        found[variance < NOISE * _variance_of_pixels(planes.density)] = "noise"
     if "blank" in rules:
         found[variance < FLAT**2] = "blank"
     return found
 
 
-def _blocks(pixels: Pixels) -> Floats:
-    # (n, b, 3): density of the mean light of each block.
-    n, height, width = pixels.shape[0], pixels.shape[1] // BLOCK, pixels.shape[2] // BLOCK
-    whole = pixels[:, : height * BLOCK, : width * BLOCK].reshape(n, height, BLOCK, width * BLOCK * 3)
-    light = whole.sum(axis=2, dtype=np.uint16).reshape(n, height, width, BLOCK, 3).sum(axis=3, dtype=np.uint16)
-    density: Floats = -np.log(np.maximum(light.reshape(n, -1, 3).astype(np.float32) / BLOCK**2, 1) / 255)
-    return density
+def _blocks(light: Pixels) -> Floats:
+    # (3, n, b): density of the mean light of each block. Sums of 16 pixels are whole numbers that uint16 holds.
+    height, width = (side // BLOCK * BLOCK for side in light.shape[2:])
+    rows = light[:, :, 0:height:BLOCK, :width].astype(np.uint16)
+    for k in range(1, BLOCK):
+        rows += light[:, :, k:height:BLOCK, :width]
+    sums = rows[..., 0::BLOCK].astype(np.float32)
+    for k in range(1, BLOCK):
+        sums += rows[..., k::BLOCK]
+    sums *= np.float32(1 / BLOCK**2)
+    return over_white(sums).reshape(3, light.shape[1], -1)
 
 
-def _variance_of_pixels(pixels: Pixels) -> Floats:
-    n = len(pixels)
-    density = OVER_WHITE[pixels.reshape(n, -1, 3)]  # (n, p, 3)
-    variance: Floats = (density[..., 0] + density[..., 1] + density[..., 2]).var(axis=1) / 9
+def _variance_of_pixels(density: Floats) -> Floats:
+    total = (density[0] + density[1] + density[2]).reshape(density.shape[1], -1)  # (n, p)
+    total -= total.mean(axis=1, keepdims=True)
+    variance: Floats = np.einsum("np,np->n", total, total) / (9 * total.shape[1])
     return variance
 
 
 def _stains(blocks: Floats, mean: Floats) -> NDArray[np.str_]:
     stained = mean > STAINED
     enough = stained.mean(axis=1) >= ENOUGH
-    total = np.where(stained[..., None], blocks, 0).sum(axis=1)  # (n, 3)
+    total = np.where(stained, blocks, np.float32(0)).sum(axis=2).T  # (n, 3)
     share = total / np.maximum(total.mean(axis=1, keepdims=True), 1e-6)  # 1 each for grey
     pinkness = share[:, 1] - (share[:, 0] + share[:, 2]) / 2
-    of_block = (blocks[..., 1] - (blocks[..., 0] + blocks[..., 2]) / 2) / np.maximum(mean, STAINED)
+    red, green, blue = blocks
+    of_block = (green - (red + blue) * np.float32(0.5)) / np.maximum(mean, np.float32(STAINED))
     # The tenth of the stained blocks that is pinkest: others count as the least pink there is.
     order = np.sort(np.where(stained, of_block, -np.inf), axis=1)
     n_stained = stained.sum(axis=1)
     place = order.shape[1] - 1 - n_stained // 10
     pinkest = np.take_along_axis(order, place[:, None], axis=1)[:, 0]
-    found = np.zeros(len(blocks), dtype="U16")
+    found = np.zeros(len(mean), dtype="U16")
     found[enough & (pinkest < PINKEST)] = "no eosin"
     odd = enough & ((pinkness < LEAST_PINK) | (pinkest < PINKEST))
     found[odd] = _colours(share[odd])

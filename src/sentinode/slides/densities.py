@@ -1,14 +1,91 @@
-"""What several measures of tiles share: densities over white of each grey level, and pixels of twice the side."""
+"""What several measures of tiles share: their colours apart, densities over white, and pixels of twice the side."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["OVER_WHITE", "halved"]
+from sentinode.slides.slide import Pixels
+
+__all__ = ["ColourPlanes", "colour_planes", "halved", "over_white"]
 
 Floats = NDArray[np.float32]
 
-OVER_WHITE: Floats = -np.log(np.maximum(np.arange(256, dtype=np.float32), 1) / 255)
-"""Grey level -> natural density over white; level 0 counts as 1."""
+CHUNK = 8
+"""Tiles measured at a time: more fall out of the cache of a core."""
+
+
+@dataclass(frozen=True, eq=False)
+class ColourPlanes:
+    """A few tiles, colour by colour: numbers that lie side by side are quicker to reckon with.
+
+    Parameters
+    ----------
+    pixels : (n, h, w, 3) uint8
+        As they were read.
+    """
+
+    pixels: Pixels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def side(self) -> int:
+        """Of the tiles, the shorter one."""
+        return int(min(self.pixels.shape[1:3]))
+
+    @cached_property
+    def light(self) -> Pixels:
+        """(3, n, h, w) uint8."""
+        return np.ascontiguousarray(np.moveaxis(self.pixels, 3, 0))
+
+    @cached_property
+    def density(self) -> Floats:
+        """(3, n, h, w) float32: natural density over white."""
+        return over_white(self.light.astype(np.float32))
+
+
+def colour_planes(pixels: Pixels) -> Iterator[ColourPlanes]:
+    """Take tiles a few at a time.
+
+    Parameters
+    ----------
+    pixels : (n, h, w, 3) uint8
+        Tiles.
+
+    Yields
+    ------
+    ColourPlanes
+        Of `CHUNK` of them, or of what is left.
+    """
+    for begin in range(0, len(pixels), CHUNK):
+        yield ColourPlanes(pixels[begin : begin + CHUNK])
+
+
+def over_white(light: Floats) -> Floats:
+    """Tell how dense what lets through so much light is.
+
+    Parameters
+    ----------
+    light : (...) float32
+        Grey levels from 0 to 255; below 1 they count as 1. Its memory is used for the result.
+
+    Returns
+    -------
+    (...) float32
+        Natural density, 0 for white. A vectorised logarithm is quicker than looking up 256 of them.
+
+    Examples
+    --------
+    >>> over_white(np.array([255, 51, 0], dtype=np.float32)).round(3).tolist()
+    [0.0, 1.609, 5.541]
+    """
+    np.maximum(light, np.float32(1), out=light)
+    np.log(light, out=light)
+    return np.subtract(np.float32(np.log(255)), light, out=light)
 
 
 def halved(images: Floats) -> Floats:
@@ -31,5 +108,6 @@ def halved(images: Floats) -> Floats:
     """
     height, width = images.shape[-2] // 2 * 2, images.shape[-1] // 2 * 2
     rows = images[..., 0:height:2, :] + images[..., 1:height:2, :]
-    means: Floats = (rows[..., 0:width:2] + rows[..., 1:width:2]) * np.float32(0.25)
+    means: Floats = rows[..., 0:width:2] + rows[..., 1:width:2]
+    means *= np.float32(0.25)
     return means

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from sentinode.slides.densities import halved
+from sentinode.slides.densities import ColourPlanes, colour_planes, halved
 from sentinode.slides.slide import Pixels
-from sentinode.slides.tissue import ink, optical_density
+from sentinode.slides.tissue import ink
 
 __all__ = [
     "IN_AIR",
@@ -26,6 +26,7 @@ __all__ = [
     "QualityFindings",
     "TileQuality",
     "quality_findings",
+    "quality_of_planes",
     "tile_quality",
     "usable",
 ]
@@ -46,19 +47,14 @@ REASONS = ("air", *LIMITS)
 MOST_EXCLUDED = 0.5
 """Share of tissue tiles: of a slide that loses more, what is left no longer stands for the section."""
 
-GLASS = (243.0, 243.0, 243.0)  # a tile may have no glass in it: the usual one
+GLASS = 243  # grey level; a tile may have no glass in it: the usual one
 FINEST_MPP = 0.75  # a 40x objective and its camera leave little below: finer pixels are averaged to about this
 SHARP = 0.06  # finest detail to cell detail: 99.5 % of real patches have 0.23 or more, blurred by 2 px 0.05 or less
-CHUNK = 8  # tiles measured at a time: more fall out of the cache of a core
 CONTRAST = 1e-4  # density squared; below it there is noise only, and no verdict
 WINDOW_PX = 8.0  # over which detail is compared
 INK_UM = 4.0  # a nucleus is no ink
 FOLD_UM = 8.0  # of a fold every part is dark, of a crowd of nuclei some
 FOLD = 1.5  # density: two layers of tissue; 1 % of real patches reach it
-
-
-# Of each grey value; the glass is grey, so one table does for the three colours.
-_DENSITY: Floats = optical_density(np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(256, 3), GLASS)[:, 0].clip(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +86,14 @@ class TileQuality:
         """Names of what is wrong with each, keys of `LIMITS`; an empty set is a good tile."""
         over = {name: getattr(self, name) >= limit for name, limit in LIMITS.items()}
         return tuple(frozenset(name for name in LIMITS if over[name][i]) for i in range(len(self)))
+
+    @property
+    def reason(self) -> NDArray[np.str_]:
+        """(n,) str: the first flag of each in the order of `LIMITS`; ``""`` is a good tile."""
+        found = np.zeros(len(self), dtype="U16")
+        for name, limit in reversed(tuple(LIMITS.items())):
+            found[getattr(self, name) >= limit] = name
+        return found
 
 
 @dataclass(frozen=True)
@@ -153,9 +157,26 @@ def tile_quality(pixels: Pixels, mpp: float) -> TileQuality:
     """
     if pixels.ndim != 4 or pixels.shape[-1] != 3 or not mpp > 0:
         raise ValueError(f"tiles of shape {pixels.shape} at {mpp} um a pixel; they must be (n, h, w, 3), mpp positive")
-    chunks = [_measure(pixels[begin : begin + CHUNK], mpp) for begin in range(0, len(pixels), CHUNK)]
-    measured = np.concatenate(chunks or [np.empty((0, 6))]).astype(np.float32)
-    return TileQuality(*measured.T)
+    measured = [_measure(planes, mpp) for planes in colour_planes(pixels)]
+    return TileQuality(*np.concatenate(measured or [np.empty((0, 6), dtype=np.float32)]).T)
+
+
+def quality_of_planes(planes: ColourPlanes, mpp: float) -> TileQuality:
+    """Measure the same of tiles whose colours are apart already.
+
+    Parameters
+    ----------
+    planes : ColourPlanes
+        A few tiles.
+    mpp : float
+        Micrometres a pixel.
+
+    Returns
+    -------
+    TileQuality
+        As `tile_quality`.
+    """
+    return TileQuality(*_measure(planes, mpp).T)
 
 
 def quality_findings(flags: Sequence[frozenset[str]]) -> QualityFindings:
@@ -213,13 +234,13 @@ def usable(findings: QualityFindings, most_excluded: float = MOST_EXCLUDED) -> t
     return True, f"{summary} excluded: {why}" if names else f"all {findings.n_tiles} tissue tiles can be used"
 
 
-def _measure(tiles: Pixels, mpp: float) -> NDArray[np.float64]:
+def _measure(tiles: ColourPlanes, mpp: float) -> Floats:
     # (n, 6): blur, pen, fold, black, empty, sharpness. Detail is taken from every pixel; what is smoothed over more
     # than a pixel or two is smoothed on pixels of twice the side, which takes an eighth of the time.
-    factor = max(1, min(int(FINEST_MPP / mpp + 0.49), *tiles.shape[1:3]))  # 0.5 um stays as it is
+    factor = max(1, min(int(FINEST_MPP / mpp + 0.49), tiles.side))  # 0.5 um stays as it is
     um = mpp * factor
-    planes = _even(np.ascontiguousarray(np.moveaxis(_averaged(tiles, factor), 3, 0)))  # (3, n, h, w): quicker apart
-    density = np.take(_DENSITY, planes)
+    planes = _even(_averaged(tiles.light, factor))  # (3, n, h, w)
+    density = _over_glass(planes)
     mean = (density[0] + density[1] + density[2]) * np.float32(1 / 3)  # (n, h, w)
     halves = halved(density)
     half = (halves[0] + halves[1] + halves[2]) * np.float32(1 / 3)  # (n, h / 2, w / 2), as all below
@@ -240,7 +261,7 @@ def _measure(tiles: Pixels, mpp: float) -> NDArray[np.float64]:
     fold[dense] = (_smoothed(half[dense], FOLD_UM / um) > FOLD) & spared[dense]
     shares = [part.mean(axis=(1, 2)) for part in (pen, fold, black, empty)]
     blur, sharpness = _blur(mean, half, tissue)
-    return np.stack([blur, *shares, sharpness], axis=1)
+    return np.stack([blur, *shares, sharpness], axis=1).astype(np.float32)
 
 
 def _inked(halves: Floats, half: Floats, sigma: float) -> NDArray[np.bool_]:
@@ -274,13 +295,26 @@ def _blur(mean: Floats, half: Floats, tissue: NDArray[np.bool_]) -> tuple[NDArra
     return blur, sharpness
 
 
-def _averaged(tiles: Pixels, factor: int) -> Pixels:
+def _averaged(planes: Pixels, factor: int) -> Pixels:
     if factor == 1:
-        return tiles
-    n, height, width = len(tiles), tiles.shape[1] // factor, tiles.shape[2] // factor
-    blocks = tiles[:, : height * factor, : width * factor].reshape(n, height, factor, width, factor, 3)
-    averaged: Pixels = blocks.mean(axis=(2, 4), dtype=np.float32).round().astype(np.uint8)
+        return planes
+    height, width = (side // factor * factor for side in planes.shape[2:])
+    rows = planes[:, :, 0:height:factor, :width].astype(np.float32)
+    for k in range(1, factor):
+        rows += planes[:, :, k:height:factor, :width]
+    sums = rows[..., 0::factor].copy()
+    for k in range(1, factor):
+        sums += rows[..., k::factor]
+    averaged: Pixels = (sums / np.float32(factor**2)).round().astype(np.uint8)
     return averaged
+
+
+def _over_glass(planes: Pixels) -> Floats:
+    # As `sentinode.slides.tissue.optical_density`, and nothing is brighter than the glass.
+    light = np.minimum(planes, GLASS).astype(np.float32)
+    light += np.float32(1)
+    np.log(light, out=light)
+    return np.subtract(np.float32(np.log(GLASS + 1)), light, out=light)
 
 
 def _even(planes: Pixels) -> Pixels:

@@ -26,7 +26,7 @@ from PIL import Image
 from sentinode.algorithms.registry import AlgorithmSpec, build_algorithm
 from sentinode.errors import MissingExtra, PlanError, SlideError
 from sentinode.geometry import Box, Size
-from sentinode.inference.engine import Judge, recognise_tiles
+from sentinode.inference.engine import Inspect, Inspected, recognise_tiles
 from sentinode.models.graph import NetworkAlgorithm, write_graph
 from sentinode.models.runtime import GraphRecogniser, this_machine
 from sentinode.models.tuning import RuntimeChoice, choose, drawn_tiles
@@ -390,9 +390,8 @@ def _slide_quickly(
     path: Path, wish: MppWish, boxes: NDArray[np.int64], mpp: float, recogniser: GraphRecogniser
 ) -> None:
     with open_slide(path, wish) as slide:
-        gate = _gate()
-        judge = partial(_judge, gate.judge(mpp))
-        recognise_tiles(slide, boxes, Size(SIDE, SIDE), recogniser, n_classes=2, judge=judge, measure=gate.measure)
+        inspect = partial(_inspect, _gate().inspect(mpp))
+        recognise_tiles(slide, boxes, Size(SIDE, SIDE), recogniser, n_classes=2, inspect=inspect)
 
 
 def _tile_plainly(slide: openslide.OpenSlide, box: Sequence[int]) -> NDArray[np.uint8]:
@@ -410,10 +409,10 @@ def _gate() -> Gate:
     return Gate(RULES, known.everything, known.structure)
 
 
-def _judge(judge: Judge, tiles: NDArray[np.uint8]) -> NDArray[np.str_]:
+def _inspect(inspect: Inspect, tiles: NDArray[np.uint8]) -> Inspected:
     # As predict does; but all are recognised, so that both ways recognise as many.
-    judge(tiles)
-    return np.zeros(len(tiles), dtype="U1")
+    flag, measured = inspect(tiles)
+    return Inspected(np.zeros_like(flag), measured)
 
 
 def _training(stage: _Stage) -> list[Comparison]:

@@ -280,7 +280,7 @@ def _recognise(
     proba: list[NDArray[np.float64]] = []
     colours: list[NDArray[np.float32]] = []
     looks: list[tuple[NDArray[np.str_], NDArray[np.float32]]] = []
-    (gate, recogniser), judge = model, model[0].judge(None)
+    (gate, recogniser), inspect = model, model[0].inspect(None)
     failures: dict[str, str] = {}
     step = max(1, len(patches) // LOOKED_AT)
     for begin in range(0, len(patches), BATCH):
@@ -295,14 +295,13 @@ def _recognise(
             proba.append(recogniser.predict_proba(pixels).astype(np.float64))
             if gate.everything is None:  # else the colours are among what is measured
                 colours.append(stain_statistics(pixels[:: min(step, len(pixels))]))
-            looks.append((judge(pixels), gate.measure(pixels)))
+            looks.append(inspect(pixels))
             kept += [one for one, _ in batch]
         on_progress(min(begin + BATCH, len(patches)), len(patches))
     if not kept:
         first = next(iter(failures.values()))
         raise ManifestError(f"none of {len(patches)} patches could be read; the first: {first}")
-    flag, distance = np.concatenate([one for one, _ in looks]), np.concatenate([one for _, one in looks])
-    distance[flag != ""] = np.nan
+    flag, distance = (np.concatenate(parts) for parts in zip(*looks, strict=True))
     return _Found(kept, np.concatenate(proba), np.concatenate(colours) if colours else None, failures, flag, distance)
 
 

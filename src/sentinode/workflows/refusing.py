@@ -17,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sentinode.evaluation.typicality import ATYPICAL, Neighbourhood, fit_neighbourhood
+from sentinode.inference.engine import Inspect, Inspected
 from sentinode.models.bundle import Bundle, KnownTiles
-from sentinode.slides.appearance import appearance, n_structure
-from sentinode.slides.bright_field import FINDINGS, RULES, SMALLEST_PX, bright_field_findings
-from sentinode.slides.quality import LIMITS, REASONS, tile_quality
+from sentinode.slides.appearance import appearance, appearance_of_planes, n_structure
+from sentinode.slides.bright_field import FINDINGS, RULES, SMALLEST_PX, bright_field_findings, findings_of_planes
+from sentinode.slides.densities import ColourPlanes, colour_planes
+from sentinode.slides.quality import REASONS, quality_of_planes
 
 __all__ = ["Gate", "SlideLook", "fit_known_tiles", "gate_of", "patch_refusals"]
 
@@ -72,8 +74,36 @@ class Gate:
     everything: Neighbourhood | None
     structure: Neighbourhood | None
 
+    def inspect(self, mpp: float | None) -> Inspect:
+        """Make what looks at tiles before the model: `judge` and `measure` in one, which have half of the work alike.
+
+        Parameters
+        ----------
+        mpp : float or None
+            As for `judge`.
+
+        Returns
+        -------
+        callable
+            (n, h, w, 3) uint8 -> what is to be recognised, and how far that is from the training images.
+        """
+
+        def inspect(tiles: NDArray[np.uint8]) -> Inspected:
+            flags, looks = [np.zeros(0, dtype="U16")], []
+            for planes in colour_planes(tiles):
+                flags.append(self._flag(planes, mpp))
+                if self.everything is not None:
+                    looks.append(appearance_of_planes(planes))
+            flag = np.concatenate(flags)
+            measured, clean = np.full((len(tiles), 2), np.nan, dtype=np.float32), flag == ""
+            if looks and clean.any():
+                measured[clean] = self._distance(np.concatenate(looks)[clean], min(tiles.shape[1:3]))
+            return Inspected(flag, measured)
+
+        return inspect
+
     def judge(self, mpp: float | None) -> Callable[[NDArray[np.uint8]], NDArray[np.str_]]:
-        """Make the judge of tiles that the engine asks before the model.
+        """Make the judge of tiles.
 
         Parameters
         ----------
@@ -87,14 +117,17 @@ class Gate:
         """
 
         def judge(tiles: NDArray[np.uint8]) -> NDArray[np.str_]:
-            found = bright_field_findings(tiles, self.rules)
-            if mpp is None:
-                return found
-            flags = tile_quality(tiles, mpp).flags
-            bad = np.array([next((name for name in LIMITS if name in one), "") for one in flags], dtype="U16")
-            return np.where(bad == "", found, bad)
+            flags = (self._flag(planes, mpp) for planes in colour_planes(tiles))
+            return np.concatenate([np.zeros(0, dtype="U16"), *flags])
 
         return judge
+
+    def _flag(self, planes: ColourPlanes, mpp: float | None) -> NDArray[np.str_]:
+        found = findings_of_planes(planes, self.rules)
+        if mpp is None:
+            return found
+        bad = quality_of_planes(planes, mpp).reason
+        return np.where(bad == "", found, bad)
 
     def measure(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Measure how far tiles are from the training images.
@@ -109,10 +142,14 @@ class Gate:
         (n, 2) float32
             Distance in everything, and in structure alone; NaN where the model does not know.
         """
-        if self.everything is None or self.structure is None:
+        if self.everything is None:
             return np.full((len(tiles), 2), np.nan, dtype=np.float32)
-        looks = appearance(tiles)
-        alone = looks[:, : n_structure(min(tiles.shape[1:3]))]
+        return self._distance(appearance(tiles), min(tiles.shape[1:3]))
+
+    def _distance(self, looks: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+        if self.everything is None or self.structure is None:
+            return np.full((len(looks), 2), np.nan, dtype=np.float32)
+        alone = looks[:, : n_structure(side)]
         return np.stack([self.everything.distance(looks), self.structure.distance(alone)], axis=1)
 
     def p_values(self, distance: NDArray[np.float32]) -> NDArray[np.float32]:
