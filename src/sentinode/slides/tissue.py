@@ -9,6 +9,7 @@ of an empty one. All sizes are micrometres.
 
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from scipy import ndimage
 
 from sentinode.geometry import Raster, Scale, Size
 from sentinode.slides.bubbles import bubbles
+from sentinode.slides.masks import closed, widened, without_small
 from sentinode.slides.slide import Pixels, Slide
 
 __all__ = ["Survey", "TissueMask", "ink", "optical_density", "survey", "survey_thumbnail", "tissue_mask", "tissue_of"]
@@ -260,15 +262,21 @@ def survey_thumbnail(thumbnail: Pixels, raster: Raster, *, mpp: float | None = N
         raise ValueError(f"a thumbnail of {thumbnail.shape} in a raster of {raster.pixels.shape}")
     um = THUMBNAIL_MPP if mpp is None else mpp * float(np.mean(raster.downsample))  # of a pixel
     density = _smoothed(_density_over_glass(thumbnail), SMOOTH_UM / um)
+    with ThreadPoolExecutor(1, thread_name_prefix="air") as beside:
+        air = beside.submit(bubbles, density, um)
+        tissue = _tissue(density, um)
+    return Survey(TissueMask(tissue, raster), TissueMask(air.result(), raster))
+
+
+def _tissue(density: Floats, um: float) -> Mask:
     excluded = _ink_strokes(density, um) | _borders(density, um)
     found = _stained(density, um, excluded)
     # The mesh reaches a little beyond what is seen anyway; where it goes on, closing fills the gap.
-    found = _closed(found | _mesh(density, um, excluded, _widened(found, CLOSE_UM / um)), CLOSE_UM / um)
-    found = _without_small(found, PIECE_MM2 * 1e6 / um**2)
-    found = ~_without_small(~found, HOLE_MM2 * 1e6 / um**2)
+    found = closed(found | _mesh(density, um, excluded, widened(found, CLOSE_UM / um)), CLOSE_UM / um)
+    found = without_small(found, PIECE_MM2 * 1e6 / um**2)
+    found = ~without_small(~found, HOLE_MM2 * 1e6 / um**2)
     found &= ~excluded
-    found = _without_small(found, PIECE_MM2 * 1e6 / um**2)
-    return Survey(TissueMask(found, raster), TissueMask(bubbles(density, um), raster))
+    return without_small(found, PIECE_MM2 * 1e6 / um**2)
 
 
 def optical_density(pixels: Pixels, glass: ArrayLike) -> Floats:
@@ -336,7 +344,9 @@ def _density_over_glass(thumbnail: Pixels) -> Floats:
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1)  # (n, 6)
     for tolerance in (0.25, 0.15, 0.1, 0.07, 0.05, 0.04):  # from uneven light down to noise
         over = light - terms @ surface
-        same = (np.abs(over.mean(axis=1)) < tolerance) & (np.ptp(over, axis=1) < 0.06) & ~filled  # light has no colour
+        red, green, blue = over.T
+        of_colours = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+        same = (np.abs(red + green + blue) < 3 * tolerance) & (of_colours < 0.06) & ~filled  # light has no colour
         if tolerance <= 0.07 and same.any():
             # Fat is nearly glass: of these the less pink half is glass, and what differs from it by noise.
             pinkness = _pinkness(-over)
@@ -345,13 +355,31 @@ def _density_over_glass(thumbnail: Pixels) -> Floats:
             break
         n_terms = 6 if tolerance < 0.2 else 3  # a plane first: it cannot follow pale tissue
         surface = np.zeros((6, 3))
-        surface[:n_terms] = np.linalg.lstsq(terms[same, :n_terms], light[same], rcond=None)[0]
-    density: Floats = optical_density(thumbnail, glass)
-    y, x = (np.arange(height) / height - 0.5)[:, None], (np.arange(width) / width - 0.5)[None, :]
-    for k in range(3):
-        a = surface[:, k]
-        density[..., k] += (a[0] + a[1] * x + a[2] * y + a[3] * x * x + a[4] * x * y + a[5] * y * y).astype(np.float32)
+        known = terms[same, :n_terms]  # by the normal equations: the terms are few, and hardly alike
+        surface[:n_terms] = np.linalg.lstsq(known.T @ known, known.T @ light[same], rcond=None)[0]
+    return np.stack(_over_colours(lambda k: _density_of_channel(thumbnail[..., k], glass[k], surface[:, k])), axis=2)
+
+
+def _density_of_channel(light: Pixels, glass: float, surface: NDArray[np.float64]) -> Floats:
+    # (h, w): ln(glass / light), the surface of the glass added as a row, a column and their product.
+    height, width = light.shape
+    y, x = ((np.arange(size) / size - 0.5) for size in (height, width))
+    a = surface
+    of_row, of_column = a[0] + np.log(glass + 1) + a[2] * y + a[5] * y * y, a[1] * x + a[3] * x * x
+    density = light.astype(np.float32)
+    density += np.float32(1)
+    np.log(density, out=density)
+    np.subtract(of_row.astype(np.float32)[:, None], density, out=density)
+    density += of_column.astype(np.float32)[None, :]
+    if a[4]:
+        density += (a[4] * y).astype(np.float32)[:, None] * x.astype(np.float32)[None, :]
     return density
+
+
+def _over_colours(function: Callable[[int], Floats]) -> list[Floats]:
+    # Colours have nothing to do with one another: each has a thread.
+    with ThreadPoolExecutor(3, thread_name_prefix="colour") as pool:
+        return list(pool.map(function, range(3)))
 
 
 def _glass_colour(sample: Pixels) -> NDArray[np.float64]:
@@ -378,8 +406,9 @@ def _averaged(thumbnail: Pixels, step: int) -> Pixels:
     # Shrunk by area, without noise; (h, w, 3). A rest at the right or lower border does not count.
     step = min(step, *thumbnail.shape[:2])
     height, width = thumbnail.shape[0] // step, thumbnail.shape[1] // step
-    blocks = thumbnail[: height * step, : width * step].reshape(height, step, width, step, 3)
-    return np.asarray(np.rint(blocks.mean(axis=(1, 3), dtype=np.float32)), dtype=np.uint8)
+    blocks = thumbnail[: height * step, : width * step].reshape(height, step, width * step * 3)
+    sums = blocks.sum(axis=1, dtype=np.uint32).reshape(height, width, step, 3).sum(axis=2)
+    return np.asarray(np.rint(sums / step**2), dtype=np.uint8)
 
 
 def _is_spread(x: NDArray[np.float64], y: NDArray[np.float64]) -> bool:
@@ -412,13 +441,13 @@ def _mesh(density: Floats, um: float, excluded: Mask, known: Mask) -> Mask:
     # strong tissue does not spread.
     walls = np.where(excluded | _is_cold(density), 0.0, np.minimum(_pinkness(density), COLOUR)).astype(np.float32)
     together: Floats = ndimage.gaussian_filter(walls, MESH_UM / um)
-    return _without_small((together > MESH) & ~excluded & ~known, MESH_MM2 * 1e6 / um**2)
+    return without_small((together > MESH) & ~excluded & ~known, MESH_MM2 * 1e6 / um**2)
 
 
 def _ink_strokes(density: Floats, um: float) -> Mask:
     strokes = np.zeros(density.shape[:2], dtype=bool)
     for colour, seeds in ink(density).items():
-        seeds = _without_small(seeds, INK_MM2 * 1e6 / um**2)  # noqa: PLW2901 - the same seeds, fewer
+        seeds = without_small(seeds, INK_MM2 * 1e6 / um**2)  # noqa: PLW2901 - the same seeds, fewer
         if seeds.any():
             distance = ndimage.distance_transform_edt(~seeds) * um
             strokes |= (distance <= INK_MARGIN_UM) | ((distance <= INK_REACH_UM) & _FADED[colour](density))
@@ -427,10 +456,10 @@ def _ink_strokes(density: Floats, um: float) -> Mask:
 
 def _borders(density: Floats, um: float) -> Mask:
     # Black rectangles of the scanner, with their blurred rim.
-    black = _without_small(
+    black = without_small(
         np.minimum(np.minimum(density[..., 0], density[..., 1]), density[..., 2]) > 2.5, INK_MM2 * 1e6 / um**2
     )
-    return _widened(black, max(1.5, INK_MARGIN_UM / um))
+    return widened(black, max(1.5, INK_MARGIN_UM / um))
 
 
 def _is_cold(density: Floats) -> Mask:
@@ -475,35 +504,6 @@ def _mean(density: Floats) -> Floats:
     return mean
 
 
-# --- shapes -------------------------------------------------------------------------------------------------
-
-
 def _smoothed(density: Floats, sigma: float) -> Floats:
     sigma = max(0.7, sigma)
-    return np.asarray(np.stack([ndimage.gaussian_filter(density[..., k], sigma) for k in range(3)], axis=2), np.float32)
-
-
-def _widened(mask: Mask, radius: float) -> Mask:
-    if not mask.any():
-        return mask
-    wide: Mask = ndimage.distance_transform_edt(~mask) <= radius
-    return wide
-
-
-def _closed(mask: Mask, radius: float) -> Mask:
-    # Closing by a disc through distances: as quick for 75 um as for 7. The border is continued, not glass.
-    margin = int(np.ceil(radius)) + 1
-    wide = _widened(np.pad(mask, margin, mode="edge"), radius)
-    if wide.all():
-        return np.ones_like(mask)
-    closed: Mask = ndimage.distance_transform_edt(wide) > radius
-    return closed[margin:-margin, margin:-margin] | mask
-
-
-def _without_small(mask: Mask, pixels: float) -> Mask:
-    # Without pieces of fewer pixels; pieces touch by edges.
-    labels, n_pieces = ndimage.label(mask)
-    kept = np.bincount(labels.ravel(), minlength=n_pieces + 1) >= pixels
-    kept[0] = False
-    found: Mask = kept[labels]
-    return found
+    return np.stack(_over_colours(lambda k: ndimage.gaussian_filter(density[..., k], sigma)), axis=2)
