@@ -212,3 +212,26 @@ def test_the_script_of_a_user_without_the_main_guard_is_told_what_is_missing(tmp
 
 def test_the_names_of_paths_travel_too(tmp_path):
     assert dict(run_jobs(Path.exists, [("here", tmp_path)], on="processes")) == {"here": True}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_memory_that_is_kept_is_not_asked_for_anew(tmp_path):
+    script = tmp_path / "arrays.py"
+    script.write_text(
+        "import resource, sys\n"
+        "import numpy as np\n"
+        "from sentinode.execution import keep_memory\n"
+        "if 'keep' in sys.argv:\n"
+        "    assert keep_memory()\n"
+        "for turn in range(60):\n"
+        "    if turn == 10:\n"
+        "        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    some = [np.ones(300_000, dtype=np.float32) for _ in range(8)]\n"
+        "    del some\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    plainly, kept = (
+        int(subprocess.run([sys.executable, script, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("plain", "keep")
+    )
+    assert kept < plainly / 10

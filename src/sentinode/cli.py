@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from sentinode._version import __version__
 from sentinode.errors import PlanError, SentinodeError
+from sentinode.execution import keep_memory
 
 if TYPE_CHECKING:
     from sentinode.study.table import StudyTable
@@ -68,6 +69,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON t
 def main() -> None:
     """Run the command line; what Sentinode refuses becomes a line or two and an exit code, not a traceback."""
     sys.excepthook = _admit_a_fault_of_ours
+    keep_memory()
     try:
         typer.main.get_command(app)()  # not app(), which would put a hook of typer's in the place of ours
     except (SentinodeError, OSError) as fault:

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import uuid
 from dataclasses import replace
 
 import numpy as np
@@ -90,6 +91,15 @@ def test_tiles_are_what_qupath_reads(predictions, tmp_path):
     assert first["properties"]["measurements"] == {"prob_normal": 0.2, "prob_tumour": 0.8}
     assert first["properties"]["classification"]["name"] == "tumour"
     assert first["id"] != second["id"]
+
+
+def test_a_tile_keeps_its_id_and_names_may_hold_anything(predictions, tmp_path):
+    odd = replace(predictions, classes=("no", 'a "tumour" of the \u00e4rmel'), slide_id='5" slide')
+    export_writer("geojson-tiles")(odd, tmp_path / "slide.geojson")
+    first = _features(tmp_path / "slide.geojson")[0]
+    assert first["properties"]["measurements"] == {"prob_no": 0.2, f"prob_{odd.classes[1]}": 0.8}
+    named = json.dumps([odd.slide_id, odd.model, "tile", first["geometry"]], sort_keys=True)
+    assert first["id"] == str(uuid.uuid5(uuid.UUID("7f4c7e0c-9f0b-5d7a-9a52-2b6e0c1f5f11"), named))
 
 
 def test_qupath_counts_from_the_scanned_part(predictions, tmp_path):

@@ -6,6 +6,8 @@ that the same predictions are the same file.
 """
 
 import gzip
+import hashlib
+import itertools
 import json
 import uuid
 from collections.abc import Iterator, Mapping
@@ -25,6 +27,7 @@ from sentinode.storage import whole_file
 __all__ = ["write_region_geojson", "write_tile_geojson"]
 
 THRESHOLD = 0.5
+AT_A_TIME = 1000  # features written at a time
 _NAMESPACE = uuid.UUID("7f4c7e0c-9f0b-5d7a-9a52-2b6e0c1f5f11")
 _COLOURS = ((180, 40, 60), (60, 140, 90), (60, 90, 180), (190, 150, 40), (130, 70, 160))
 """From the class that is looked for backwards."""
@@ -63,19 +66,27 @@ def write_region_geojson(predictions: TilePredictions, path: Path) -> None:
     ExportError
         If it cannot be written.
     """
-    _write(_regions(predictions), path)
+    _write((json.dumps(feature) for feature in _regions(predictions)), path)
 
 
-def _tiles(predictions: TilePredictions) -> Iterator[dict[str, Any]]:
-    left, top = _origin(predictions)
-    for row in np.flatnonzero(predictions.recognised).tolist():
-        x, y, width, height = predictions.boxes[row].tolist()
-        x, y = x - left, y - top
-        ring = [[x, y], [x + width, y], [x + width, y + height], [x, y + height], [x, y]]
-        proba = [round(float(value), 6) for value in predictions.proba[row]]
-        measured = {f"prob_{name}": value for name, value in zip(predictions.classes, proba, strict=True)}
-        likeliest = int(np.argmax(predictions.proba[row]))
-        yield _feature(predictions, {"type": "Polygon", "coordinates": [ring]}, "tile", likeliest, measured)
+def _tiles(predictions: TilePredictions) -> Iterator[str]:
+    # What `json.dumps` would make of each `_feature`, the parts that all tiles have alike made once: of a slide there
+    # are a hundred thousand.
+    (left, top), rows = _origin(predictions), predictions.recognised
+    boxes, proba = predictions.boxes[rows] - [left, top, 0, 0], predictions.proba[rows]
+    named = json.dumps([predictions.slide_id, predictions.model, "tile"])[:-1]
+    names = [json.dumps(f"prob_{name}") for name in predictions.classes]
+    ends = [json.dumps(_properties(predictions, "tile", code, {}))[:-2] for code in range(len(names))]
+    likeliest = np.argmax(proba, axis=1).tolist()
+    for (x, y, width, height), values, code in zip(boxes.tolist(), proba.tolist(), likeliest, strict=True):
+        right, lower = x + width, y + height
+        ring = f'"coordinates": [[[{x}, {y}], [{right}, {y}], [{right}, {lower}], [{x}, {lower}], [{x}, {y}]]]'
+        one = _id(f'{named}, {{{ring}, "type": "Polygon"}}]')
+        measured = ", ".join(f"{name}: {round(value, 6)!r}" for name, value in zip(names, values, strict=True))
+        yield (
+            f'{{"type": "Feature", "id": "{one}", "geometry": {{"type": "Polygon", {ring}}}, '
+            f'"properties": {ends[code]}{measured}}}}}}}'
+        )
 
 
 def _regions(predictions: TilePredictions) -> Iterator[dict[str, Any]]:
@@ -107,27 +118,36 @@ def _feature(
     measured: Mapping[str, float],
 ) -> dict[str, Any]:
     named = json.dumps([predictions.slide_id, predictions.model, kind, geometry], sort_keys=True)
+    properties = _properties(predictions, kind, code, measured)
+    return {"type": "Feature", "id": str(_id(named)), "geometry": geometry, "properties": properties}
+
+
+def _id(named: str) -> uuid.UUID:
+    # uuid.uuid5, which asks for a hash that is slow to make.
+    return uuid.UUID(
+        bytes=hashlib.sha1(_NAMESPACE.bytes + named.encode(), usedforsecurity=False).digest()[:16], version=5
+    )
+
+
+def _properties(predictions: TilePredictions, kind: str, code: int, measured: Mapping[str, float]) -> dict[str, Any]:
     colour = _COLOURS[(len(predictions.classes) - 1 - code) % len(_COLOURS)]
     return {
-        "type": "Feature",
-        "id": str(uuid.uuid5(_NAMESPACE, named)),
-        "geometry": geometry,
-        "properties": {
-            "objectType": kind,
-            "isLocked": kind == "tile",
-            "classification": {"name": predictions.classes[code], "color": list(colour)},
-            "measurements": dict(measured),
-        },
+        "objectType": kind,
+        "isLocked": kind == "tile",
+        "classification": {"name": predictions.classes[code], "color": list(colour)},
+        "measurements": dict(measured),
     }
 
 
-def _write(features: Iterator[dict[str, Any]], path: Path) -> None:
-    # Feature by feature: a slide of a million tiles is never in memory as text.
+def _write(features: Iterator[str], path: Path) -> None:
+    # Some features at a time: a slide of a million tiles is never in memory as text.
     try:
         with whole_file(path) as part, _opened(part, packed=path.suffix == ".gz") as stream:
             stream.write(b'{"type": "FeatureCollection", "features": [')
-            for number, feature in enumerate(features):
-                stream.write((",\n" if number else "\n").encode() + json.dumps(feature).encode())
+            begin = "\n"
+            while some := list(itertools.islice(features, AT_A_TIME)):
+                stream.write((begin + ",\n".join(some)).encode())
+                begin = ",\n"
             stream.write(b"\n]}\n")
     except OSError as error:
         raise ExportError(f"{path}: cannot be written ({error.strerror or error}); make room") from error
