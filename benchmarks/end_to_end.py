@@ -7,7 +7,8 @@ Two synthetic slides (the discs of predict_sizes.py), a quarter of each tissue, 
 1.0 um; tiles of 96 px at 1 um, 10,000 and more on the second. The plain way is OpenSlide's ``read_region``, Pillow, and
 the founding network in float32 through torch, in batches of 64 and, as it is often written, one tile after the other;
 it is given the boxes of the tiles, and finds no tissue, judges nothing and writes nothing. Ours is all of `predict`:
-tissue, quality, heatmap, regions, table and page; with the founding network, and with the default of `train`.
+tissue, quality, heatmap, regions, table and page; with the founding network, with the default of
+`train`, and with the small one that is distilled from it.
 ``cold`` asks the system to forget the file before each run, ``warm`` leaves it in memory.
 """
 
@@ -80,7 +81,11 @@ def main(repeats: int, *, write: bool) -> None:
         PAGE.write_text(text, encoding="utf-8")
 
 
-_MODELS = {"`predict`, founding network": "paper-cnn", "`predict`, default network": DEFAULT_ALGORITHM}
+_MODELS = {
+    "`predict`, founding network": "paper-cnn",
+    "`predict`, default network": DEFAULT_ALGORITHM,
+    "`predict`, small network": "distilled-cnn",
+}
 
 
 def _measured(path: Path, mpp: float, models: dict[str, Path], out: Path, repeats: int) -> list[Row]:

@@ -91,6 +91,7 @@ IDEAS: Mapping[str, tuple[str, Mapping[str, Any], Change | None]] = MappingProxy
     "patches not enlarged": ("imagenet-cnn", {"enlarge": 1.0}, None),
     "random weights in place of ImageNet's": ("imagenet-cnn", {"pretrained": False}, None),
     "recognised in eight orientations": ("imagenet-cnn", {"views": 8}, None),
+    "distilled into a small network": ("distilled-cnn", {}, None),
     "paper-cnn": ("paper-cnn", {}, None),
     "kernel-svm": ("kernel-svm", {}, None),
 })

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ torch = pytest.importorskip("torch", reason="the extra 'train' is not installed"
 from sentinode.algorithms.layers import BatchNorm, Conv, Dense, Dropout, Pool, build_network  # noqa: E402
 from sentinode.algorithms.training import (  # noqa: E402 - after the check for torch
     Standardiser,
+    Teacher,
     TrainingPlan,
     fit_network,
     predict_network,
@@ -79,6 +81,54 @@ def same_weights(first, second):
 
 def without_seconds(log):
     return [(r.epoch, r.loss, r.stop_loss, r.stop_auc, dict(r.values)) for r in log.records]
+
+
+@pytest.fixture(scope="module")
+def teacher(patches):
+    net = network(seed=7)
+    fit(net, patches, plan={"epochs": 12}, penalty=None)
+    return Teacher(net, Standardiser.of(patches[0][:40]), 2.0)
+
+
+def test_a_student_learns_what_its_teacher_says_and_not_the_labels(patches, teacher):
+    pixels, codes = patches
+    student = network(seed=2)
+    wrong = pixels, 1 - codes
+    log = fit(student, wrong, plan={"epochs": 25}, teacher=teacher, stop=None, penalty=None)
+    assert log.records[-1].loss < 0.5 * log.records[0].loss
+    found = predict_network(student, pixels[40:], prepare=Standardiser.of(pixels[:40]))[:, 1]
+    told = predict_network(teacher.network, pixels[40:], prepare=teacher.prepare)[:, 1]
+    assert np.corrcoef(found, told)[0, 1] > 0.9
+    assert np.corrcoef(found, codes[40:])[0, 1] > 0.7, "and not -0.7, as the labels would have it"
+
+
+def test_the_loss_of_a_student_is_the_divergence_from_its_teacher():
+    logits = torch.tensor([[2.0, -1.0], [0.5, 0.0]])
+    teacher = Teacher(torch.nn.Identity(), lambda batch: batch, 2.0)
+    answers = teacher.answers(logits, bf16=False)
+    assert answers.numpy() == pytest.approx(torch.softmax(logits / 2, dim=1).numpy())
+    assert float(teacher.loss(logits, answers)) == pytest.approx(0, abs=1e-6)
+    other = torch.tensor([[0.0, 0.0], [0.0, 0.0]])
+    expected = 4 * (answers * (answers * 2).log()).sum(dim=1).mean()
+    assert float(teacher.loss(other, answers)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_student_goes_on_from_its_checkpoint_and_not_with_another_teacher(patches, teacher, tmp_path):
+    whole = network()
+    expected = fit(whole, patches, teacher=teacher)
+    with pytest.raises(Interruption):
+        fit(network(), patches, teacher=teacher, checkpoint=tmp_path, on_epoch=stop_after(3))
+    other, epochs = network(), []
+    fit(other, patches, teacher=replace(teacher, temperature=1.0), checkpoint=tmp_path / "x", on_epoch=epochs.append)
+    assert not same_weights(other, whole)
+    again, epochs = network(), []
+    log = fit(again, patches, teacher=teacher, checkpoint=tmp_path, on_epoch=epochs.append)
+    assert [record.epoch for record in epochs] == [4, 5]
+    assert same_weights(again, whole)
+    assert without_seconds(log) == without_seconds(expected)
+    begun, epochs = network(), []
+    fit(begun, patches, teacher=replace(teacher, temperature=1.0), checkpoint=tmp_path, on_epoch=epochs.append)
+    assert [record.epoch for record in epochs] == [1, 2, 3, 4, 5], "the checkpoint is of another teacher"
 
 
 def test_an_easy_task_is_learned(patches):

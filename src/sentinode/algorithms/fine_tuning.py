@@ -16,7 +16,7 @@ from torch.nn import functional
 from sentinode.algorithms.stain_augmentation import perturb_stain
 from sentinode.algorithms.training import Standardiser, n_orientations, random_orientations, turn
 
-__all__ = ["IMAGENET_STANDARDISER", "AveragedNetworks", "fine_tunable", "other_laboratory"]
+__all__ = ["IMAGENET_STANDARDISER", "AveragedNetworks", "fine_tunable", "mixed_laboratories", "other_laboratory"]
 
 IMAGENET_STANDARDISER = Standardiser(np.full(3, 127, np.float32), np.full(3, 128, np.float32))
 """As TensorFlow's EfficientNet-lite was trained."""
@@ -70,6 +70,28 @@ def other_laboratory(batch: Tensor, generator: np.random.Generator) -> Tensor:
     (b, 3, h, w) uint8
     """
     return perturb_stain(random_orientations(batch, generator), generator)
+
+
+def mixed_laboratories(batch: Tensor, generator: np.random.Generator) -> Tensor:
+    """As `other_laboratory`, then blend every second image with another one: for a student, who asks its teacher.
+
+    Zhang et al. 2018, "mixup", ICLR, of images alone: what the blend shows is the teacher's to say (Beyer et al. 2022,
+    section 3). A few thousand patches become many more questions.
+
+    Parameters
+    ----------
+    batch : (b, 3, h, w) uint8
+    generator : numpy.random.Generator
+
+    Returns
+    -------
+    (b, 3, h, w) uint8
+    """
+    images = other_laboratory(batch, generator)
+    share = np.where(generator.random(len(images)) < 0.5, generator.uniform(0, 0.5, len(images)), 0.0)
+    other = torch.from_numpy(generator.permutation(len(images))).to(images.device)
+    weight = torch.from_numpy(share.astype(np.float32)).to(images.device)[:, None, None, None]
+    return torch.lerp(images.float(), images[other].float(), weight).round().to(torch.uint8)
 
 
 class _Enlarge(nn.Module):

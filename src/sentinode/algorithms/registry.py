@@ -40,6 +40,7 @@ __all__ = [
 ALGORITHMS: Mapping[str, str] = MappingProxyType({
     "imagenet-cnn": "sentinode.algorithms.imagenet_cnn:ImageNetCNN",
     "best": "sentinode.algorithms.imagenet_cnn:ImageNetEnsemble",
+    "distilled-cnn": "sentinode.algorithms.distilled_cnn:DistilledCNN",
     "paper-cnn": "sentinode.algorithms.paper_cnn:PaperCNN",
     "dbn": "sentinode.algorithms.dbn:DeepBeliefNetwork",
     "naive-bayes": "sentinode.algorithms.naive_bayes:NaiveBayes",

@@ -37,6 +37,7 @@ from sentinode.algorithms.checkpoint import read_checkpoint, write_checkpoint
 __all__ = [
     "EpochRecord",
     "Standardiser",
+    "Teacher",
     "TrainingLog",
     "TrainingPlan",
     "WholeNetwork",
@@ -286,6 +287,62 @@ def _cpu_has_bf16() -> bool:
     return any(getattr(torch.cpu, name)() for name in probes if hasattr(torch.cpu, name))
 
 
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A trained network whose answers are learned in place of labels.
+
+    Hinton et al. 2015, "Distilling the knowledge in a neural network", arXiv:1503.02531, section 2: the student's
+    logits are held against the teacher's, both divided by a temperature, and the loss is multiplied by its square.
+    The teacher sees the same augmented image as the student (Beyer et al. 2022, "Knowledge distillation: a good
+    teacher is patient and consistent", CVPR).
+
+    Parameters
+    ----------
+    network : nn.Module
+        From prepared images to logits ``(b, k)``.
+    prepare : callable
+        Of that network.
+    temperature : float
+        1 or more: how much of what the teacher holds unlikely counts.
+    """
+
+    network: nn.Module
+    prepare: "Prepare"
+    temperature: float = 1.0
+
+    def answers(self, batch: Tensor, *, bf16: bool) -> Tensor:
+        """Ask for the probabilities at the temperature.
+
+        Parameters
+        ----------
+        batch : (b, 3, h, w) uint8
+        bf16 : bool
+            Whether to compute in it.
+
+        Returns
+        -------
+        (b, k) float32
+        """
+        with torch.inference_mode():
+            logits = _forward(self.network, self.prepare(batch), bf16=bf16)
+        return functional.softmax(logits.clone() / self.temperature, dim=1)
+
+    def loss(self, logits: Tensor, answers: Tensor) -> Tensor:
+        """Hold the logits of a student against the answers.
+
+        Parameters
+        ----------
+        logits, answers : (b, k) float32
+
+        Returns
+        -------
+        () float32
+            Kullback and Leibler's divergence, times the square of the temperature.
+        """
+        student = functional.log_softmax(logits / self.temperature, dim=1)
+        return self.temperature**2 * functional.kl_div(student, answers, reduction="batchmean")
+
+
 Prepare = Callable[[Tensor], Tensor]
 Penalty = Callable[[nn.Module], Tensor]
 Augment = Callable[[Tensor, np.random.Generator], Tensor]
@@ -330,6 +387,7 @@ def fit_network(  # noqa: PLR0913 - the seam of every network: each argument is 
     stop: tuple[PatchSequence, NDArray[np.int64]] | None = None,
     penalty: Penalty | None = None,
     augment: Augment | None = None,
+    teacher: Teacher | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     checkpoint: Path | None = None,
     stage: str = "train",
@@ -362,6 +420,8 @@ def fit_network(  # noqa: PLR0913 - the seam of every network: each argument is 
         network -> scalar that is added to the loss of every batch, e.g. an L2 penalty.
     augment : callable, optional
         ``(uint8 batch, numpy generator)`` -> uint8 batch, e.g. `random_orientations`; training images only.
+    teacher : Teacher, optional
+        Whose answers are learned in place of the labels.
     on_epoch : callable, optional
         Called with the `EpochRecord` of each epoch that is computed now, after its checkpoint was written.
         What it raises ends the training.
@@ -375,7 +435,7 @@ def fit_network(  # noqa: PLR0913 - the seam of every network: each argument is 
     -------
     TrainingLog
         One record an epoch; ``loss`` is the mean log loss of the training images while the weights moved,
-        without the penalty.
+        without the penalty; with a teacher, the divergence from its answers.
 
     Raises
     ------
@@ -391,7 +451,7 @@ def fit_network(  # noqa: PLR0913 - the seam of every network: each argument is 
         stop = stop if len(stop[0]) else None
     device = use_device(plan.device)
     bf16 = use_bf16(plan.precision, device)
-    loop = _Loop(network, pixels, codes, prepare, plan, seed, stop, penalty, augment, stage, device, bf16)
+    loop = _Loop(network, pixels, codes, prepare, plan, seed, stop, penalty, augment, teacher, stage, device, bf16)
     with _determined(device, plan.threads):
         loop.start(checkpoint)
         while not loop.finished:
@@ -497,6 +557,7 @@ class _Loop:
     stop: tuple[PatchSequence, NDArray[np.int64]] | None
     penalty: Penalty | None
     augment: Augment | None
+    teacher: Teacher | None
     stage: str
     device: torch.device
     bf16: bool
@@ -508,6 +569,8 @@ class _Loop:
 
     def start(self, checkpoint: Path | None) -> None:
         _place(self.network, self.device)
+        if self.teacher is not None:
+            _place(self.teacher.network.eval(), self.device)
         self.weights = [weight for weight in self.network.parameters() if weight.requires_grad]
         self.optimizer = OPTIMIZERS[self.plan.optimizer](self.weights, lr=self.plan.learning_rate)
         if checkpoint is not None:
@@ -572,9 +635,8 @@ class _Loop:
         batch = _batch(self.pixels, chosen, self.device)
         if self.augment is not None:
             batch = self.augment(batch, draws)
-        targets = torch.from_numpy(self.codes[chosen]).to(self.device)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = functional.cross_entropy(_forward(self.network, self.prepare(batch), bf16=self.bf16), targets)
+        loss = self._loss(_forward(self.network, self.prepare(batch), bf16=self.bf16), batch, chosen)
         extra = self.penalty(self.network) if self.penalty is not None else torch.zeros((), device=self.device)
         (loss + extra).backward()  # type: ignore[no-untyped-call]
         norm = torch.stack([weight.grad.norm() for weight in self.weights if weight.grad is not None]).sum()
@@ -582,6 +644,11 @@ class _Loop:
             raise self._diverged("its loss or a gradient", epoch)
         self.optimizer.step()
         return float(loss.detach()), float(extra.detach())
+
+    def _loss(self, logits: Tensor, batch: Tensor, chosen: NDArray[np.int64]) -> Tensor:
+        if self.teacher is None:
+            return functional.cross_entropy(logits, torch.from_numpy(self.codes[chosen]).to(self.device))
+        return self.teacher.loss(logits, self.teacher.answers(batch, bf16=self.bf16))
 
     def _score_stop(self) -> tuple[float, float]:
         if self.stop is None:
@@ -636,6 +703,8 @@ class _Loop:
         if self.best:
             self.network.load_state_dict(self.best)
         self.network.to("cpu").eval()
+        if self.teacher is not None:
+            self.teacher.network.to("cpu")
         return TrainingLog(tuple(self.records), self.best_epoch, self.out_of_patience, self.device.type, self.bf16)
 
     def _digest(self) -> str:
@@ -657,6 +726,8 @@ class _Loop:
             number.update(_bytes(self.augment(batch, stream(self.seed, "digest"))))
         if self.penalty is not None:
             number.update(_bytes(self.penalty(self.network)))
+        if self.teacher is not None:
+            number.update(_bytes(self.teacher.answers(batch, bf16=self.bf16)) + repr(self.teacher.temperature).encode())
         return number.hexdigest()
 
 

@@ -1,0 +1,294 @@
+"""A small network that learned from the default one what it answers, for slides in a fraction of the time."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+
+from sentinode.algorithms.description import EpochRecord, LayerRow
+from sentinode.algorithms.efficientnet_lite import n_epochs
+from sentinode.algorithms.imagenet_cnn import ImageNetCNN
+from sentinode.algorithms.layers import Conv, GlobalPool, Layer, build_network, trace_layers
+from sentinode.algorithms.registry import PatchSequence
+from sentinode.algorithms.samples import encode_labels, encode_stop, patch_size, require_size
+from sentinode.algorithms.training_plan import TrainingPlan
+from sentinode.errors import PlanError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["SMALL_LAYERS", "DistilledCNN"]
+
+SMALL_LAYERS: tuple[Layer, ...] = (
+    Conv(16, kernel=5, stride=2),
+    Conv(32, stride=2),
+    *(Conv(32),) * 3,
+    Conv(64, stride=2),
+    *(Conv(64),) * 3,
+    Conv(128, stride=2),
+    *(Conv(128),) * 3,
+    GlobalPool("mean"),
+)
+"""The student without its softmax: an early stride, for the first layers of a network take most of its time."""
+
+
+class DistilledCNN(BaseEstimator):
+    """A small convolutional network that learned the answers of `ImageNetCNN`.
+
+    The default network is trained first, as always. Then the small one sees each training patch in the stain and
+    the camera of a random laboratory, turned, every second one blended with another patch, and learns what the
+    default network says of that very image (`Teacher`). It has no batch norm, and so no statistics of the training
+    slides.
+
+    Parameters
+    ----------
+    epochs : int
+        At most so many passes over the training patches.
+    patches_seen : int
+        No more epochs than show the student about so many patches, but two at least.
+    batch_size : int
+        Patches a step.
+    learning_rate : float
+        Of the first epoch; it falls to zero along half a cosine.
+    temperature : float
+        1 or more: how much of what the teacher holds unlikely counts.
+    teacher_patches_seen : int
+        ``patches_seen`` of the teacher.
+    precision : {"auto", "bf16", "float32"}
+        ``"auto"`` takes bf16 where the CPU or the device computes with it.
+    device : {"auto", "cpu", "cuda", "mps"}
+        ``"auto"`` takes CUDA or MPS where there is one.
+    threads : int, optional
+        Of the CPU; None takes what torch has been set to. Another number of threads changes the last bits.
+    seed : int
+        Where weights, order of the patches and augmentation come from, the teacher's included.
+
+    Attributes
+    ----------
+    classes_ : (k,) str
+        Sorted labels.
+    size_ : (h, w)
+        Of the training patches in pixels.
+    network_ : nn.Sequential
+        The student, on the CPU.
+    teacher_ : ImageNetCNN
+        Fitted.
+    training_ : TrainingLog
+        Of the student.
+    log_ : tuple of EpochRecord
+        One an epoch, the teacher's first.
+
+    Examples
+    --------
+    >>> rows = DistilledCNN().describe((96, 96))
+    >>> sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows)
+    (679746, 58503424)
+    """
+
+    EXTRA: ClassVar[str] = "train"
+    SEARCH_SPACE: ClassVar[Mapping[str, tuple[object, ...]]] = MappingProxyType({
+        "learning_rate": (5e-4, 1e-3, 2e-3),
+        "temperature": (1.0, 2.0, 4.0),
+    })
+
+    def __init__(  # noqa: PLR0913 - scikit-learn's contract: every setting is an argument
+        self,
+        *,
+        epochs: int = 100,
+        patches_seen: int = 100_000,
+        batch_size: int = 64,
+        learning_rate: float = 1e-3,
+        temperature: float = 2.0,
+        teacher_patches_seen: int = 20_000,
+        precision: str = "auto",
+        device: str = "auto",
+        threads: int | None = None,
+        seed: int = 1,
+    ) -> None:
+        self.epochs = epochs
+        self.patches_seen = patches_seen
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.temperature = temperature
+        self.teacher_patches_seen = teacher_patches_seen
+        self.precision = precision
+        self.device = device
+        self.threads = threads
+        self.seed = seed
+
+    def fit(
+        self,
+        X: PatchSequence,
+        y: ArrayLike,
+        *,
+        stop: tuple[PatchSequence, ArrayLike] | None = None,
+        on_epoch: Callable[[EpochRecord], None] | None = None,
+        checkpoint: Path | None = None,
+    ) -> Self:
+        """Train the teacher, then the student.
+
+        Parameters
+        ----------
+        X : (n, h, w, 3) uint8
+            Patches of the training patients.
+        y : (n,) str
+            Their labels; the student learns the teacher's answers in place of them.
+        stop : (X, y), optional
+            Patches of other patients; their loss is logged and chooses nothing.
+        on_epoch : callable, optional
+            Called with each epoch's record; its stage is ``"teacher"`` or ``"student"``.
+        checkpoint : Path, optional
+            Folder to go on from after an interruption (`fit_network`).
+
+        Returns
+        -------
+        DistilledCNN
+            Itself, fitted.
+
+        Raises
+        ------
+        PlanError
+            If a setting is impossible, or a layer for patches of this size.
+        ModelError
+            If there are fewer than two classes, the stop part has a class that was not trained, or a training
+            diverges.
+        MissingExtra
+            If torch or the teacher's weights are not installed.
+        """
+        # MissingExtra and the errors of the parts are raised where they are found.
+        from sentinode.algorithms import fine_tuning, training  # noqa: PLC0415 - they import torch
+
+        self._check()
+        self.classes_, codes = encode_labels(X, y)
+        self.size_ = patch_size(X)
+        self.network_ = build_network(SMALL_LAYERS, self.size_, len(self.classes_), self.seed)
+        of_teacher: list[EpochRecord] = []
+
+        def heard(record: EpochRecord) -> None:
+            of_teacher.append(replace(record, stage="teacher"))
+            if on_epoch is not None:
+                on_epoch(of_teacher[-1])
+
+        self.teacher_ = self._teacher().fit(X, y, stop=stop, on_epoch=heard, checkpoint=checkpoint)
+        self.training_ = training.fit_network(
+            self.network_,
+            X,
+            codes,
+            prepare=fine_tuning.IMAGENET_STANDARDISER,
+            plan=self._training_plan(n_epochs(len(X), self.epochs, self.patches_seen)),
+            seed=self.seed,
+            stop=encode_stop(stop, self.classes_, self.size_),
+            augment=fine_tuning.mixed_laboratories,
+            teacher=training.Teacher(
+                self.teacher_.network_, fine_tuning.IMAGENET_STANDARDISER, float(self.temperature)
+            ),
+            on_epoch=on_epoch,
+            checkpoint=checkpoint,
+            stage="student",
+        )
+        self.log_ = tuple(replace(one, stage="teacher") for one in self.teacher_.log_) + self.training_.records
+        return self
+
+    def predict_proba(self, X: PatchSequence) -> NDArray[np.float32]:
+        """Recognise patches.
+
+        Parameters
+        ----------
+        X : (n, h, w, 3) uint8
+            Patches of the size seen in training.
+
+        Returns
+        -------
+        (n, k) float32
+            Softmax of the student; rows sum to 1, columns as `classes_`.
+
+        Raises
+        ------
+        ModelError
+            If there are none, or they have another size than those in training.
+        """
+        # ModelError is require_size's.
+        from sentinode.algorithms import fine_tuning, training  # noqa: PLC0415 - they import torch
+
+        check_is_fitted(self)
+        require_size(X, self.size_)
+        return training.predict_network(
+            self.network_,
+            X,
+            prepare=fine_tuning.IMAGENET_STANDARDISER,
+            precision=self.precision,
+            device=self.device,
+            threads=self.threads,
+        )
+
+    def as_network(self) -> "nn.Module":
+        """Give the student as one network, to be written to a file.
+
+        Returns
+        -------
+        WholeNetwork
+            (b, h, w, 3) uint8 -> (b, k) float32 probabilities; it shares its weights with this one.
+        """
+        from sentinode.algorithms import fine_tuning, training  # noqa: PLC0415 - they import torch
+
+        check_is_fitted(self)
+        return training.WholeNetwork(self.network_, fine_tuning.IMAGENET_STANDARDISER)
+
+    def describe(self, size: tuple[int, int]) -> tuple[LayerRow, ...]:
+        """Describe the student layer by layer, without training.
+
+        Parameters
+        ----------
+        size : (h, w)
+            Of the patches in pixels.
+
+        Returns
+        -------
+        tuple of LayerRow
+            The softmax last.
+
+        Raises
+        ------
+        PlanError
+            If a setting is impossible.
+        """
+        # PlanError is that of the parts.
+        self._check()
+        return trace_layers(SMALL_LAYERS, size, len(self.classes_) if hasattr(self, "classes_") else 2)
+
+    def _teacher(self) -> ImageNetCNN:
+        return ImageNetCNN(
+            patches_seen=self.teacher_patches_seen,
+            precision=self.precision,
+            device=self.device,
+            threads=self.threads,
+            seed=self.seed,
+        )
+
+    def _training_plan(self, epochs: int) -> TrainingPlan:
+        return TrainingPlan(
+            epochs=epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            patience=0,
+            keep="last",
+            precision=self.precision,
+            device=self.device,
+            threads=self.threads,
+        )
+
+    def _check(self) -> None:
+        self._training_plan(self.epochs)
+        for name in ("patches_seen", "teacher_patches_seen"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise PlanError(f"{name} = {value!r}: it must be a whole number, 1 or more")
+        warmth = self.temperature
+        if isinstance(warmth, bool) or not isinstance(warmth, (int, float)) or not 1 <= warmth <= 100:
+            raise PlanError(f"temperature = {warmth!r}: it must be a number from 1 to 100, e.g. 2")
