@@ -1,5 +1,6 @@
 """Points on a slide: where they lie, which fields they come from, and when they are not shown."""
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,22 +21,28 @@ SIDE = 1000
 class Grid:
     tile: int = 24
     stride: Fraction = Fraction(8)
-    field: int = 80
+    most: int = 80
     first: int = 1
-    n_points: int = 6
+
+    def points_along(self, side):
+        return math.floor((side - self.tile) / self.stride) - self.first + 1
+
+    def side_for(self, n_points):
+        px = (self.first + n_points - 1) * self.stride + self.tile
+        return math.ceil(px / self.stride.numerator) * self.stride.numerator
 
 
 class MiddleRed:
     """A point is the red of the pixel in the middle of its tile."""
 
-    def __init__(self, graph=None) -> None:
-        self.graph = graph or Grid()
+    graph = Grid()
 
     def points(self, field):
-        at = [
-            int((self.graph.first + j) * self.graph.stride) + self.graph.tile // 2 for j in range(self.graph.n_points)
-        ]
-        return field[np.ix_(at, at)][..., 0].astype(np.float32) / 255
+        down, across = (
+            [int((self.graph.first + j) * self.graph.stride) + 12 for j in range(self.graph.points_along(side))]
+            for side in field.shape[:2]
+        )
+        return field[np.ix_(down, across)][..., 0].astype(np.float32) / 255
 
 
 class Ramp:
@@ -98,12 +105,15 @@ def test_each_wanted_point_comes_from_a_field(stride):
         wanted[0, 0] = wanted[-1, -1] = True
         corner = np.array([-4, 7])
         left, fields = wanted.copy(), list(_fields(wanted, graph, corner))
-        for x, y in fields:
+        for x, y, size in fields:
             assert (x + corner[0]) * stride % 1 == 0, "a field begins on a whole pixel"
             assert (y + corner[1]) * stride % 1 == 0
-            first, n = graph.first, graph.n_points
-            part = (slice(max(0, y + first), y + first + n), slice(max(0, x + first), x + first + n))
-            assert left[part].any(), "no field is read for nothing"
+            assert max(size.width, size.height) <= graph.most
+            assert size.width % stride.numerator == size.height % stride.numerator == 0
+            across, down = (graph.points_along(side) for side in (size.width, size.height))
+            x, y = x + graph.first, y + graph.first  # noqa: PLW2901 - of its first point
+            part = (slice(max(0, y), y + down), slice(max(0, x), x + across))
+            assert wanted[part].any(), "no field is read for nothing"
             left[part] = False
         assert not left.any()
 

@@ -78,9 +78,11 @@ def points(graph: DenseGraph, field: np.ndarray) -> np.ndarray:
 
 def sliding(path: Path, graph: DenseGraph, field: np.ndarray) -> np.ndarray:
     """The plain way: the tile of each point, one after the other."""
-    at = [int((graph.first + j) * graph.stride) for j in range(graph.n_points)]
-    tiles = np.stack([field[y : y + graph.tile, x : x + graph.tile] for y in at for x in at])
-    return GraphRecogniser(path).predict_proba(tiles)[:, 1].reshape(graph.n_points, graph.n_points)
+    down, across = (
+        [int((graph.first + j) * graph.stride) for j in range(graph.points_along(n))] for n in field.shape[:2]
+    )
+    tiles = np.stack([field[y : y + graph.tile, x : x + graph.tile] for y in down for x in across])
+    return GraphRecogniser(path).predict_proba(tiles)[:, 1].reshape(len(down), len(across))
 
 
 @pytest.mark.parametrize(
@@ -88,11 +90,11 @@ def sliding(path: Path, graph: DenseGraph, field: np.ndarray) -> np.ndarray:
 )
 def test_without_zeros_around_the_image_it_equals_the_sliding_window(tmp_path, layers, tile, stride):
     path = write(layers, tile, tmp_path / "graph.onnx")
-    graph = dense_graph(path, field=150)
+    graph = dense_graph(path, most=150)
     assert (graph.stride, graph.before, graph.after, graph.first) == (stride, 0, 0, 0)
-    assert graph.field % stride == 0
-    assert graph.n_points == (graph.field - tile) // stride + 1
-    field = drawn_tiles(1, (graph.field, graph.field))[0]
+    assert graph.most % stride == 0
+    assert graph.points_along(graph.most) == (graph.most - tile) // stride + 1
+    field = drawn_tiles(1, (graph.most, graph.most - 2 * stride))[0]
     expected = sliding(path, graph, field)
     assert expected.std() > 0.02, "of a network that says the same of everything, nothing is tested"
     assert np.abs(points(graph, field) - expected).max() < 1e-3
@@ -100,14 +102,14 @@ def test_without_zeros_around_the_image_it_equals_the_sliding_window(tmp_path, l
 
 def test_with_zeros_around_the_image_its_outermost_features_see_the_true_surroundings(tmp_path):
     path = write(PADDED, 32, tmp_path / "graph.onnx")
-    graph = dense_graph(path, field=160)
+    graph = dense_graph(path, most=160)
     # 5x5: two around; 4x4 at stride 2: one before, two after; 3x3 with stride 2 at stride 4: none before, one after.
     assert (graph.stride, graph.before, graph.after) == (8, 2 + 1 * 2, 2 + 2 * 2 + 1 * 4)
-    field = drawn_tiles(1, (graph.field, graph.field))[0]
+    field = drawn_tiles(1, (graph.most, graph.most))[0]
     found, expected = points(graph, field), sliding(path, graph, field)
     assert np.abs(found - expected).max() > 1e-3
     # What lies around the tile is seen, and what lies beyond that is not.
-    j = graph.n_points // 2
+    j = graph.points_along(graph.most) // 2
     at = int((graph.first + j) * graph.stride)
     around = slice(at - graph.before, at + graph.tile + graph.after)
     other = np.full_like(field, 255)
@@ -121,11 +123,17 @@ def test_with_zeros_around_the_image_its_outermost_features_see_the_true_surroun
 
 def test_a_point_is_the_same_in_whatever_field(tmp_path):
     path = write(PADDED, 32, tmp_path / "graph.onnx")
-    graph = dense_graph(path, field=160)
-    large = drawn_tiles(1, (graph.field + 48, graph.field + 24))[0]
-    one = points(graph, large[: graph.field, : graph.field])
+    graph = dense_graph(path, most=160)
+    large = drawn_tiles(1, (graph.most + 48, graph.most + 24))[0]
+    one = points(graph, large[: graph.most, : graph.most])
     two = points(graph, large[48:, 24:])
     assert np.abs(one[6:, 3:] - two[:-6, :-3]).max() < 1e-5
+    for n in (1, 2, 7, 11):
+        side = graph.side_for(n)
+        assert graph.points_along(side) >= n > graph.points_along(side - graph.period)
+        small = points(graph, large[: graph.most, :side])
+        assert small.shape == (one.shape[0], graph.points_along(side))
+        assert np.abs(small - one[:, : small.shape[1]]).max() < 1e-5
 
 
 def test_a_network_that_enlarges_its_tiles_has_points_between_pixels(tmp_path):
@@ -146,12 +154,14 @@ def test_a_network_that_enlarges_its_tiles_has_points_between_pixels(tmp_path):
             return found + self.twice(found)
 
     path = write([{"global_pool": "mean"}, {"dense": 4}], 24, tmp_path / "graph.onnx", before=(Enlarge(), Body()))
-    graph = dense_graph(path, field=128)
+    graph = dense_graph(path, most=128)
     assert graph.stride == Fraction(8, 3)
-    assert graph.field % graph.period == 0
-    large = drawn_tiles(1, (graph.field + 16, graph.field))[0]
-    one, two = points(graph, large[: graph.field]), points(graph, large[16:])
+    assert graph.most % graph.period == 0
+    large = drawn_tiles(1, (graph.most + 16, graph.most))[0]
+    one, two = points(graph, large[: graph.most]), points(graph, large[16:])
     assert np.abs(one[6:] - two[:-6]).max() < 1e-5
+    small = points(graph, large[: graph.most, : graph.side_for(5)])
+    assert np.abs(small - one[:, : small.shape[1]]).max() < 1e-5
 
 
 def test_what_depends_on_the_place_in_the_tile_is_refused(tmp_path):
@@ -193,4 +203,4 @@ def test_the_founding_network_has_a_point_every_sixteen_pixels(tmp_path):
         tmp_path / "graph.onnx",
     )
     graph = dense_graph(path)
-    assert (graph.stride, graph.before, graph.after, graph.field, graph.n_points) == (16, 18, 18, 1536, 87)
+    assert (graph.stride, graph.before, graph.after, graph.most, graph.points_along(1536)) == (16, 18, 18, 1536, 87)

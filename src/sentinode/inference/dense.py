@@ -5,6 +5,7 @@ at j times the stride. So a tile that begins on a point has two answers, and the
 Fields overlap by what a point sees around it; each point comes from a field that holds all of that.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,8 +33,11 @@ FEW, LITTLE = 20, 0.05
 must be no larger than the second number."""
 
 STEP = 0.01
-"""Probabilities are ranked in steps: most tiles of a slide are normal, and which of two has 0.0002 and which 0.0003 is
-noise that a map does not show."""
+"""Probabilities are ranked as they are and in steps: most tiles of a slide are normal, and which of two has 0.0002 and
+which 0.0003 is noise that no map shows; and of tiles on the border of two steps it is noise which has which."""
+
+ROUND_UP = 8
+"""Points along a side of a field are multiples of it: each shape that a network has not seen costs a moment."""
 
 FORMAT = "sentinode-dense-map-1"
 
@@ -50,16 +54,20 @@ class FieldGrid(Protocol):
         """Pixels from point to point."""
 
     @property
-    def field(self) -> int:
-        """Side of a field in pixels."""
+    def most(self) -> int:
+        """Side of the largest field in pixels."""
 
     @property
     def first(self) -> int:
         """The first point of a field that sees nothing but the field."""
 
-    @property
-    def n_points(self) -> int:
-        """Points of a row from there on."""
+    def points_along(self, side: int) -> int:
+        """Count the points of a row from there on."""
+        ...
+
+    def side_for(self, n_points: int) -> int:
+        """Give the shortest side in pixels that has so many points."""
+        ...
 
 
 class DenseNetwork(Protocol):
@@ -70,7 +78,7 @@ class DenseNetwork(Protocol):
         """Where they are."""
 
     def points(self, field: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Recognise ``(f, f, 3)`` uint8: ``(m, m)`` float32."""
+        """Recognise ``(h, w, 3)`` uint8: ``(m, n)`` float32."""
         ...
 
 
@@ -152,7 +160,8 @@ class Agreement:
     tiles : int
         Such tiles.
     spearman : float or None
-        Rank correlation of the probabilities, in steps of `STEP`; None where ranks say nothing.
+        Rank correlation of the probabilities as they are or in steps of `STEP`, whichever is higher; None where ranks
+        say nothing.
     mean_difference, largest_difference : float or None
         Of a probability, by size; None without such tiles.
     """
@@ -188,7 +197,8 @@ class Agreement:
         apart = np.abs(tiles.astype(np.float64) - points)
         steps = [np.rint(one / STEP) for one in (tiles, points)]
         ranked = len(tiles) >= FEW and tiles.std() >= LITTLE and np.ptp(steps[1]) > 0
-        spearman = round(float(stats.spearmanr(*steps).statistic), 4) if ranked else None
+        found = [stats.spearmanr(*one).statistic for one in ((tiles, points), steps)] if ranked else []
+        spearman = round(float(max(found)), 4) if found else None
         return cls(len(tiles), spearman, round(float(apart.mean()), 5), round(float(apart.max()), 5))
 
     @property
@@ -258,19 +268,22 @@ def recognise_densely(
     boxes = predictions.boxes[predictions.recognised]
     places = grid.inside(boxes)
     corner, wanted = places[:, :2].min(axis=0), _wanted(places)
-    fields = [np.array(field) + corner for field in _fields(wanted, graph, corner)]
+    fields = list(_fields(wanted, graph, corner))
     proba = np.full(wanted.shape, np.nan, dtype=np.float32)
 
-    def read(begin: NDArray[np.int64]) -> NDArray[np.uint8]:
-        edges = np.concatenate([begin * grid.stride, begin * grid.stride + graph.field]) * grid.downsample
+    def read(field: _Field) -> NDArray[np.uint8]:
+        begin = (np.array([field.x, field.y]) + corner) * grid.stride
+        end = begin + np.array([field.size.width, field.size.height])
+        edges = np.concatenate([begin, end]) * grid.downsample
         x, y, end_x, end_y = np.floor(edges + 0.5).astype(np.int64).tolist()
-        return slide.read_pixels(Box(x, y, end_x - x, end_y - y), Size(graph.field, graph.field))
+        return slide.read_pixels(Box(x, y, end_x - x, end_y - y), field.size)
 
-    for done, (begin, pixels) in enumerate(zip(fields, read_ahead(read, fields, readers), strict=True), start=1):
-        x, y = (begin - corner + graph.first).tolist()
-        column, row = max(x, 0), max(y, 0)  # a field may begin before the map
-        target = proba[row : y + graph.n_points, column : x + graph.n_points]
-        target[:] = network.points(pixels)[row - y :, column - x :][: target.shape[0], : target.shape[1]]
+    for done, (field, pixels) in enumerate(zip(fields, read_ahead(read, fields, readers), strict=True), start=1):
+        found = network.points(pixels)
+        x, y = field.x + graph.first, field.y + graph.first
+        column, row = max(x, 0), max(y, 0)  # a field may begin before the map, and end after it
+        target = proba[row : y + found.shape[0], column : x + found.shape[1]]
+        target[:] = found[row - y :, column - x :][: target.shape[0], : target.shape[1]]
         if on_progress is not None:
             on_progress(done, len(fields))
     proba[~wanted] = np.nan
@@ -291,25 +304,44 @@ def _wanted(places: NDArray[np.int64]) -> NDArray[np.bool_]:
     return wanted
 
 
-def _fields(wanted: NDArray[np.bool_], graph: FieldGrid, corner: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    # Where fields begin, as x, y in points from the corner, so that each wanted point is in one: bands from the top,
-    # in each of them from the left, wherever there is the next wanted one. A field begins on a whole pixel.
-    whole = graph.stride.denominator
+class _Field(NamedTuple):
+    x: int  # where it begins, in points from the corner of the map
+    y: int
+    size: Size  # pixels
 
-    def begin(place: int, axis: int) -> int:
-        at = place + int(corner[axis]) - graph.first
-        return at - at % whole - int(corner[axis])
 
-    row = 0
-    rows = np.asarray(wanted.any(axis=1))
-    while rows[row:].any():
-        y = begin(row + int(rows[row:].argmax()), 1)
-        row = y + graph.first + graph.n_points
-        columns, column = np.asarray(wanted[max(0, y + graph.first) : row].any(axis=0)), 0
-        while columns[column:].any():
-            x = begin(column + int(columns[column:].argmax()), 0)
-            yield x, y
-            column = x + graph.first + graph.n_points
+def _fields(wanted: NDArray[np.bool_], graph: FieldGrid, corner: NDArray[np.int64]) -> Iterator[_Field]:
+    # Fields in which each wanted point is: bands of equal height, in each of them the stretches with wanted points.
+    gap = round(graph.side_for(1) / graph.stride)  # a narrower one costs less than what two fields overlap by
+    whole = graph.stride.denominator  # a field begins on a whole pixel
+    most = graph.points_along(graph.most) - whole + 1
+
+    def along(axis: int, begin: int, end: int) -> tuple[int, int]:
+        at = begin + int(corner[axis]) - graph.first
+        before = at % whole
+        n_points = -(-(end - begin + before) // ROUND_UP) * ROUND_UP
+        return begin - graph.first - before, min(graph.most, graph.side_for(n_points))
+
+    for top, bottom in _stretches(np.asarray(wanted.any(axis=1)), gap, most):
+        for left, right in _stretches(np.asarray(wanted[top:bottom].any(axis=0)), gap, most):
+            rows = np.flatnonzero(wanted[top:bottom, left:right].any(axis=1))
+            if len(rows) == 0:
+                continue
+            y, height = along(1, top + int(rows[0]), top + int(rows[-1]) + 1)
+            x, width = along(0, left, right)
+            yield _Field(x, y, Size(width, height))
+
+
+def _stretches(wanted: NDArray[np.bool_], gap: int, most: int) -> Iterator[tuple[int, int]]:
+    # From and to of what is wanted, over narrow gaps; what is longer than `most`, in equal parts.
+    places = np.flatnonzero(wanted)
+    if len(places) == 0:
+        return
+    for one in np.split(places, np.flatnonzero(np.diff(places) > gap) + 1):
+        begin, end = int(one[0]), int(one[-1]) + 1
+        parts = -(-(end - begin) // most)
+        edges = [begin + (end - begin) * part // parts for part in range(parts + 1)]
+        yield from itertools.pairwise(edges)
 
 
 def write_dense_map(path: Path, found: DenseMap, predictions: TilePredictions) -> None:

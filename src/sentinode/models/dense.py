@@ -46,8 +46,8 @@ class DenseGraph:
     Parameters
     ----------
     model : bytes
-        ONNX: (1, field, field, 3) uint8 in, (1, k, n_points, n_points) float32 out. Place j is the tile that begins
-        at ``(first + j) * stride`` px of the field.
+        ONNX: a field (1, h, w, 3) uint8 in, (1, k, m, n) float32 out, m and n the `points_along` its sides. Point j of
+        a row is the tile that begins at ``(first + j) * stride`` px of the field.
     tile : int
         Side of a tile in pixels.
     stride : Fraction
@@ -55,8 +55,8 @@ class DenseGraph:
     before, after : int
         Pixels around a tile that its point sees, on the left and above, on the right and below; where the field ends,
         the network sees zeros.
-    field : int
-        Side of a field in pixels, a multiple of `period`.
+    most : int
+        Side of the largest field in pixels. Sides are multiples of `period`.
     """
 
     model: bytes
@@ -64,7 +64,7 @@ class DenseGraph:
     stride: Fraction
     before: int
     after: int
-    field: int
+    most: int
 
     @property
     def period(self) -> int:
@@ -76,21 +76,47 @@ class DenseGraph:
         """The first point of a field that sees nothing but the field."""
         return math.ceil(self.before / self.stride)
 
-    @property
-    def n_points(self) -> int:
-        """Points of a row that see nothing but the field; what the network says of others is not computed."""
-        return math.floor((self.field - self.tile - self.after) / self.stride) - self.first + 1
+    def points_along(self, side: int) -> int:
+        """Count the points that see nothing but the field; what the network says of others is not computed.
+
+        Parameters
+        ----------
+        side : int
+            Of the field in pixels, a multiple of `period`.
+
+        Returns
+        -------
+        int
+            0 or less where it is too short.
+        """
+        return math.floor((side - self.tile - self.after) / self.stride) - self.first + 1
+
+    def side_for(self, n_points: int) -> int:
+        """Give the shortest side that has so many points.
+
+        Parameters
+        ----------
+        n_points : int
+            1 or more.
+
+        Returns
+        -------
+        int
+            Pixels, a multiple of `period`.
+        """
+        px = (self.first + n_points - 1) * self.stride + self.tile + self.after
+        return math.ceil(px / self.period) * self.period
 
 
-def dense_graph(path: Path, field: int | None = None) -> DenseGraph:
+def dense_graph(path: Path, most: int | None = None) -> DenseGraph:
     """Rewrite a graph for fields.
 
     Parameters
     ----------
     path : Path
         Of the ``graph.onnx`` of a bundle.
-    field : int, optional
-        Side of a field in pixels, about; None for what `FIELD_PX` and `MOST_BYTES` allow.
+    most : int, optional
+        Side of the largest field in pixels, about; None for what `FIELD_PX` and `MOST_BYTES` allow.
 
     Returns
     -------
@@ -107,7 +133,7 @@ def dense_graph(path: Path, field: int | None = None) -> DenseGraph:
     except Exception as error:  # protobuf raises what it likes
         raise ModelError(f"{path}: cannot be read as a graph ({error})") from error
     try:
-        return _Rewriting(graph).fields(field)
+        return _Rewriting(graph).fields(most)
     except _NotDenseError as error:
         raise ModelError(f"{path}: cannot be run densely: {error}") from error
 
@@ -127,6 +153,7 @@ class _Traced(NamedTuple):
     stride: Fraction = Fraction(1)  # of the tile's pixels; value i is made of [start + i stride, ... + width)
     start: Fraction = Fraction(0)
     width: Fraction = Fraction(1)
+    over: int = 0  # of a field of s px it has s / stride values, and so many more
 
     def window(self, size: int, stride: int = 1, zeros: tuple[int, int] = (0, 0), channels: int = 0) -> "_Traced":
         # After a window of so many values that moves by `stride`, with zeros before and after.
@@ -137,6 +164,7 @@ class _Traced(NamedTuple):
             self.stride * stride,
             self.start - zeros[0] * self.stride,
             self.width + (size - 1) * self.stride,
+            (self.over + sum(zeros) - size) // stride + 1,
         )
 
     def as_row(self) -> "_Traced":
@@ -160,14 +188,13 @@ class _Rewriting:
         }
         self.traced = {self.name: _Traced((1, *sides[1:]), (3, self.tile))}
         self.nodes: list[onnx.NodeProto] = []
-        self.resized: list[tuple[str, int, Fraction]] = []  # name of the sizes, channels, ratio to the field
-        self.inner = ""  # name of what is cut to the points that see nothing but the field, and how many make a tile
-        self.n_inner = 1
+        self.inner = ""  # name of what is cut to the points that see nothing but the field
+        self.n_inner, self.over = 1, 0  # values of it that make a tile, and `_Traced.over`
         self.most = 1  # bytes of the largest layer, for a tile
         for node in model.graph.node:
             self._rewrite(node)
 
-    def fields(self, field: int | None) -> DenseGraph:
+    def fields(self, most: int | None) -> DenseGraph:
         name = self.model.graph.output[0].name
         last = self.traced[name]
         if not last.is_row or last.of[1] != 1:
@@ -178,18 +205,18 @@ class _Rewriting:
             raise _NotDenseError("its points would be a pixel apart, for it pools nothing")
         before, after = (max(0, math.ceil(px)) for px in (-last.start, last.start + last.width - self.tile))
         period = last.stride.numerator
-        if field is None:
-            field = min(FIELD_PX, int(self.tile * math.sqrt(MOST_BYTES / self.most)))
-            field = max(field, 2 * (self.tile + before + after))
-        side = max(field, self.tile + before + after + 2 * period) // period * period
+        if most is None:
+            most = min(FIELD_PX, int(self.tile * math.sqrt(MOST_BYTES / self.most)))
+            most = max(most, 2 * (self.tile + before + after))
+        side = max(most, self.tile + before + after + 2 * period) // period * period
         found = DenseGraph(b"", self.tile, last.stride, before, after, side)
-        self._settle(found)
+        self._cut(found)
         used = {one for node in self.nodes for one in node.input}
         numbers = {one: value for one, value in self.constants.items() if one in used}
         graph = onnx.helper.make_graph(
             self.nodes,
             "dense",
-            [onnx.helper.make_tensor_value_info(self.name, onnx.TensorProto.UINT8, [1, side, side, 3])],
+            [onnx.helper.make_tensor_value_info(self.name, onnx.TensorProto.UINT8, [1, "h", "w", 3])],
             [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, last.of[0], None, None])],
             [numpy_helper.from_array(np.ascontiguousarray(value), one) for one, value in numbers.items()],
         )
@@ -198,12 +225,11 @@ class _Rewriting:
         )
         return replace(found, model=model.SerializeToString())
 
-    def _settle(self, found: DenseGraph) -> None:
-        # The numbers that depend on how large the field is.
-        for name, channels, by in self.resized:
-            self.constants[name] = np.array([1, channels, int(found.field * by), int(found.field * by)])
+    def _cut(self, found: DenseGraph) -> None:
+        # To the points that see nothing but the field. Counted from its end, for that holds of every side.
+        to = found.first + found.points_along(0) - 1 + self.n_inner - self.over
         self.constants[f"{self.inner}/from"] = np.array([found.first] * 2)
-        self.constants[f"{self.inner}/to"] = np.array([found.first + found.n_points - 1 + self.n_inner] * 2)
+        self.constants[f"{self.inner}/to"] = np.array([to if to < 0 else np.iinfo(np.int64).max] * 2)
         self.constants[f"{self.inner}/sides"] = np.array([2, 3])
 
     def _rewrite(self, node: onnx.NodeProto) -> None:
@@ -231,11 +257,11 @@ class _Rewriting:
     def weigh(self, *images: _Traced) -> None:
         self.most = max(self.most, sum(4 * one.of[0] * one.of[1] ** 2 for one in images))
 
-    def inside(self, name: str, n: int) -> str:
+    def inside(self, name: str, image: _Traced, n: int) -> str:
         # Before the first layer that sees a whole tile: what belongs to points that see beyond the field is cut off.
         if self.inner:
             return name
-        self.inner, self.n_inner = f"{name}/inside", n
+        self.inner, self.n_inner, self.over = f"{name}/inside", n, image.over
         names = [name, *(f"{self.inner}/{one}" for one in ("from", "to", "sides"))]
         self.nodes.append(onnx.helper.make_node("Slice", names, [self.inner]))
         return self.inner
@@ -274,7 +300,8 @@ def _two(graph: _Rewriting, node: onnx.NodeProto, _attributes: _Attributes) -> _
         graph.add(node.op_type, node, names)
         return images[0]
     one, two = images
-    _refuse_unless((one.shape, one.of, one.stride) == (two.shape, two.of, two.stride), node, "joins unequal images")
+    alike = (one.shape, one.of, one.stride, one.over) == (two.shape, two.of, two.stride, two.over)
+    _refuse_unless(alike, node, "joins unequal images")
     graph.keep(node)
     start, end = min(one.start, two.start), max(one.start + one.width, two.start + two.width)
     return one._replace(start=start, width=end - start)
@@ -332,7 +359,7 @@ def _moved(graph: _Rewriting, node: onnx.NodeProto, attributes: _Attributes, cha
         graph.keep(node)
         return found
     # One window is the whole tile: how far it would be moved says nothing, and moved by one it gives more points.
-    names = [graph.inside(node.input[0], size), *node.input[1:]]
+    names = [graph.inside(node.input[0], given, size), *node.input[1:]]
     graph.add(node.op_type, node, names, **{**attributes, "strides": [1, 1]})
     return given.window(size, channels=channels)
 
@@ -343,7 +370,7 @@ def _whole(graph: _Rewriting, node: onnx.NodeProto, attributes: _Attributes) -> 
     over_sides = node.op_type.startswith("Global") or sorted(attributes.get("axes", ())) in ([2, 3], [-2, -1])
     _refuse_unless(over_sides, node, "is not over the sides of the image")
     kind = "MaxPool" if "Max" in node.op_type else "AveragePool"
-    graph.add(kind, node, [graph.inside(node.input[0], given.of[1])], kernel_shape=[given.of[1]] * 2)
+    graph.add(kind, node, [graph.inside(node.input[0], given, given.of[1])], kernel_shape=[given.of[1]] * 2)
     found = given.window(given.of[1])
     return found if node.op_type.startswith("Global") or attributes.get("keepdims", 1) else found.as_row()
 
@@ -365,12 +392,15 @@ def _resized(graph: _Rewriting, node: onnx.NodeProto, attributes: _Attributes) -
         and attributes.get("coordinate_transformation_mode", b"half_pixel") == b"half_pixel"
         and not attributes.get("antialias", 0)
         and len(node.input) == 4
+        and given.over == 0
     )
     _refuse_unless(fine, node, "resizes in a way that is not known here")
     n, side = given.of[1], int(graph.constant(node.input[3], "a size")[-1])
-    by, name = Fraction(side, n), f"{node.output[0]}/sizes"
-    graph.resized.append((name, given.of[0], by / given.stride))
-    graph.add("Resize", node, [node.input[0], "", "", name], **attributes)
+    by, name = Fraction(side, n), f"{node.output[0]}/scales"
+    # A hair more than the scale, for sides are rounded down: of a whole number, none must be lost.
+    scale = np.nextafter(np.float32(by), np.float32(np.inf)) if np.float32(by) < by else np.float32(by)
+    graph.constants[name] = np.array([1, 1, scale, scale], dtype=np.float32)
+    graph.add("Resize", node, [node.input[0], "", name], **attributes)
     # Value i lies between two of the given ones: at (i + 1/2) / by - 1/2, which is nowhere a whole one off by two.
     found = _Traced(
         (1, given.of[0], side, side),
@@ -406,7 +436,7 @@ def _dense(graph: _Rewriting, node: onnx.NodeProto, attributes: _Attributes) -> 
     (channels, n), units = given.of, weight.shape[1]
     kernel = f"{node.output[0]}/kernel"
     graph.constants[kernel] = weight.T.reshape(units, channels, n, n)
-    names = [graph.inside(node.input[0], n), kernel]
+    names = [graph.inside(node.input[0], given, n), kernel]
     if len(node.input) > 2:
         names.append(f"{node.output[0]}/offset")
         graph.constants[names[-1]] = np.broadcast_to(graph.constant(node.input[2], "an offset").reshape(-1), (units,))

@@ -173,9 +173,9 @@ class DenseRecogniser:
     Parameters
     ----------
     graph : DenseGraph
-        How large a field is, and where its points are.
+        How large a field may be, and where its points are.
     recognise : callable
-        Of fields: (1, f, f, 3) uint8 to a row of probabilities a point, the class that is looked for last.
+        Of fields: (1, h, w, 3) uint8 to a row of probabilities a point, the class that is looked for last.
     """
 
     graph: "DenseGraph"
@@ -186,20 +186,19 @@ class DenseRecogniser:
 
         Parameters
         ----------
-        field : (f, f, 3) uint8
-            Of the graph's size.
+        field : (h, w, 3) uint8
+            Sides as the graph takes them.
 
         Returns
         -------
-        (m, m) float32
-            Probability of the class that is looked for; m is the graph's `n_points`.
+        (m, n) float32
+            Probability of the class that is looked for, at the graph's `points_along` each side.
         """
-        m = self.graph.n_points
-        return self.recognise(field[None])[:, -1].reshape(m, m)
+        return self.recognise(field[None])[:, -1].reshape([self.graph.points_along(side) for side in field.shape[:2]])
 
 
 def open_dense(
-    bundle: Bundle, *, precision: Precision = "float32", field: int | None = None, calibrated: bool = True
+    bundle: Bundle, *, precision: Precision = "float32", most: int | None = None, calibrated: bool = True
 ) -> DenseRecogniser:
     """Make the network of a bundle ready to recognise fields.
 
@@ -209,8 +208,8 @@ def open_dense(
         Read, and thereby checked.
     precision : {"float32", "bf16"}
         In which it is computed: that of the tiles.
-    field : int, optional
-        Side of a field in pixels, about; None for what suits the network.
+    most : int, optional
+        Side of the largest field in pixels, about; None for what suits the network.
     calibrated : bool
         Whether the calibration of the bundle is applied, where it has one.
 
@@ -229,11 +228,11 @@ def open_dense(
     facts = bundle.facts
     if GRAPH_FILE not in bundle.files:
         raise ModelError(f"{bundle.folder}: cannot be run densely: {facts.algorithm} is no convolutional network")
-    graph = dense_graph(bundle.folder / GRAPH_FILE, field)
+    graph = dense_graph(bundle.folder / GRAPH_FILE, most)
     network = GraphRecogniser(graph.model, choice=RuntimeChoice(this_machine().engine, precision, batch=1))
 
     def rows(fields: NDArray[np.uint8]) -> NDArray[np.float32]:
-        found = network.predict_proba(fields)  # (1, k, m, m)
+        found = network.predict_proba(fields)  # (1, k, m, n)
         return found.reshape(found.shape[1], -1).T
 
     order = np.array([facts.columns.index(label) for label in facts.classes])
