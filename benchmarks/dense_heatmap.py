@@ -61,7 +61,7 @@ VALID = [  # the founding network without zeros around the image
 NETWORKS = {
     "founding network": ("paper-cnn", {"epochs": 4}),
     "the same, valid padding": ("paper-cnn", {"epochs": 4, "layers": VALID}),
-    "default network": (DEFAULT_ALGORITHM, {"epochs": 2}),
+    "default network": (DEFAULT_ALGORITHM, {"epochs": 2, "patches_seen": 4000}),
 }
 
 

@@ -36,7 +36,7 @@ STEP = 0.01
 """Probabilities are ranked as they are and in steps: most tiles of a slide are normal, and which of two has 0.0002 and
 which 0.0003 is noise that no map shows; and of tiles on the border of two steps it is noise which has which."""
 
-ROUND_UP = 8
+ROUND_UP = 4
 """Points along a side of a field are multiples of it: each shape that a network has not seen costs a moment."""
 
 FORMAT = "sentinode-dense-map-1"
