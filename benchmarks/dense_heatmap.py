@@ -92,7 +92,7 @@ class Timed(NamedTuple):
     seconds: dict[str, list[float]]
 
 
-def main(folder: Path, repeats: int, *, write: bool) -> None:
+def main(folder: Path, networks: list[str], repeats: int, *, write: bool) -> None:
     """Draw, train, compare, measure, print."""
     cohort = _cohort(folder / "training", N_TRAINING, seed=1)
     new = _cohort(folder / "new", N_NEW, seed=2)
@@ -103,7 +103,8 @@ def main(folder: Path, repeats: int, *, write: bool) -> None:
     large = folder / "large.tif"
     write_pyramid(large, Discs(SIDE, drawn_field(folder / "drawn", MPP)), MPP, "drawn")
     compared, timed = {}, {}
-    for title, (algorithm, settings) in NETWORKS.items():
+    for title in networks:
+        algorithm, settings = NETWORKS[title]
         model = folder / title.replace(" ", "-").replace(",", "")
         if not model.exists():
             train_model(manifest, model, TrainingWish(algorithm, settings, test=0.1, stop=0.15))
@@ -199,11 +200,12 @@ def _predicted(path: Path, bundle: Bundle, out: Path, wish: PredictionWish) -> N
 
 
 def _page(compared: dict[str, Compared], timed: dict[str, Timed], repeats: int) -> str:
+    some = "" if len(timed) == len(NETWORKS) else " --networks" + "".join(f' "{title}"' for title in timed)
     lines = [
         "# Dense heatmaps",
         "",
         "**Synthetic slides: nothing here says how well cancer is recognised.** Written by",
-        "`python benchmarks/dense_heatmap.py --write`. It measures",
+        f"`python benchmarks/dense_heatmap.py{some} --repeats {repeats} --write`. It measures",
         "[`predict --heatmap dense`](../commands/predict.md#dense-heatmaps).",
         "",
         "## What it costs",
@@ -258,8 +260,9 @@ def _apart(title: str, one: Compared) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", help="where what was drawn and trained stays")
+    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--write", action="store_true")
     wish = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        main(wish.folder or Path(name), wish.repeats, write=wish.write)
+        main(wish.folder or Path(name), wish.networks, wish.repeats, write=wish.write)
