@@ -470,6 +470,10 @@ def predict(  # noqa: PLR0913 - the options of a command
         bool, typer.Option("--allow-atypical", help="Go on, at your own risk, where tissue is unlike the training's.")
     ] = False,
     overlay: Annotated[bool, typer.Option(help="Write the heatmap on the tissue as a pyramid, too.")] = True,
+    heatmap: Annotated[
+        Literal["tiles", "dense"],
+        typer.Option(help="dense: a point every few pixels, by running the network over large fields, too."),
+    ] = "tiles",
     maps: Annotated[
         bool, typer.Option("--maps", help="Show in the gallery of a slide what each answer rests on, too.")
     ] = False,
@@ -500,6 +504,8 @@ def predict(  # noqa: PLR0913 - the options of a command
         raise PlanError(f"{patches[0]} is of patches, and --site is of slides: nothing is sorted that is a patch")
     if patches and maps:
         raise PlanError(f"{patches[0]} is of patches, and --maps is of slides: look into one with sentinode explain")
+    if patches and heatmap == "dense":
+        raise PlanError(f"{patches[0]} is of patches, and --heatmap is of slides: a patch is one point of a map")
     if patches:
         with progress("recognising patches") as advance:
             found = predict_patches(
@@ -523,6 +529,7 @@ def predict(  # noqa: PLR0913 - the options of a command
         check_quality=check_quality,
         allow_atypical=allow_atypical,
         overlay=overlay,
+        heatmap=heatmap,
         maps=maps,
         precision=precision,
         site=site,

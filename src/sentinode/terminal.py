@@ -465,8 +465,9 @@ def print_profile(results: "Sequence[Mapping[str, Any]]") -> None:
     results : sequence of mapping
         ``result.json`` of each slide; one without a profile was made by an earlier Sentinode.
     """
-    steps = ("tissue", "tiles", "recognising", "waiting", "reading", "judging", "pictures", "writing")
     known = [one for one in results if "profile" in one]
+    dense = ("dense",) if any("dense" in one["profile"] for one in known) else ()
+    steps = ("tissue", "tiles", "recognising", "waiting", "reading", "judging", *dense, "pictures", "writing")
     print_rows(
         ("slide", *steps, "tiles/s"),
         [
@@ -827,8 +828,8 @@ class _PredictionLines(_Phases):
         from sentinode.workflows.predicting import SlideDone, TilesDone  # noqa: PLC0415 - only a prediction needs it
 
         match event:
-            case TilesDone(slide_id, number, n_slides, done, total):
-                self.show(f"{number}/{n_slides}  {slide_id}", done, total)
+            case TilesDone(slide_id, number, n_slides, done, total, dense):
+                self.show(f"{number}/{n_slides}  {slide_id}{', dense map' if dense else ''}", done, total)
             case SlideDone(slide_id, number, n_slides, verdict, stored):
                 self.stack.close()
                 say(f"{number}/{n_slides}  {slide_id}: {verdict}{' (done before)' if stored else ''}")

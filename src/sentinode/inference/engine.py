@@ -8,10 +8,10 @@ rows across a wide slide, decoded tiles would be forgotten before the next row a
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +20,17 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 from sentinode.geometry import Box, Size
 from sentinode.slides.slide import Slide
 
-__all__ = ["Inspect", "Inspected", "Recognised", "Recogniser", "Spent", "recognise_tiles"]
+__all__ = ["Inspect", "Inspected", "Recognised", "Recogniser", "Spent", "read_ahead", "recognise_tiles"]
 
 BATCH = 64
 """Tiles that are read and recognised at a time: 1.7 MiB at 96 px."""
 
 AHEAD = 3
 """Batches that are read ahead of the one that is recognised."""
+
+
+Asked = TypeVar("Asked")
+Given = TypeVar("Given")
 
 
 class Recogniser(Protocol):
@@ -211,11 +215,37 @@ def _read_ahead(
         found = _unseen(len(rows)) if inspect is None else inspect(pixels)
         return _Batch(rows, pixels, *found, between - started, time.thread_time() - between)
 
-    waiting: deque[Future[_Batch]] = deque()
+    yield from read_ahead(read, range(0, len(order), BATCH), readers)
+
+
+def read_ahead(read: Callable[[Asked], Given], asked: Iterable[Asked], readers: int) -> Iterator[Given]:
+    """Read in threads what will be asked for next.
+
+    Parameters
+    ----------
+    read : callable
+        Reads one of `asked`.
+    asked : iterable
+        What is read.
+    readers : int
+        Threads.
+
+    Yields
+    ------
+    object
+        What was read, in the order of `asked`; at most `AHEAD` others wait.
+
+    Raises
+    ------
+    SlideError
+        If one cannot be read; what has not begun is not read any more.
+    """
+    # SlideError, or whatever it is, comes out of the thread that read.
+    waiting: deque[Future[Given]] = deque()
     with ThreadPoolExecutor(readers, thread_name_prefix="read-tiles") as pool:
         try:
-            for begin in range(0, len(order), BATCH):
-                waiting.append(pool.submit(read, begin))
+            for one in asked:
+                waiting.append(pool.submit(read, one))
                 if len(waiting) > AHEAD:
                     yield waiting.popleft().result()
             while waiting:

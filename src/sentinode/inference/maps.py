@@ -13,6 +13,7 @@ import shapely
 from numpy.typing import NDArray
 
 from sentinode.geometry import Box, Raster
+from sentinode.inference.dense import DenseMap
 from sentinode.inference.predictions import TilePredictions
 
 __all__ = ["ProbabilityMap", "SuspiciousRegion", "probability_map", "probability_window", "suspicious_regions"]
@@ -93,8 +94,8 @@ class SuspiciousRegion:
         return tuple(name for name, above, most in bounds if low <= most and high > above)
 
 
-def probability_map(predictions: TilePredictions, longest: int) -> ProbabilityMap:
-    """Paint the tiles.
+def probability_map(predictions: TilePredictions, longest: int, dense: DenseMap | None = None) -> ProbabilityMap:
+    """Paint the tiles, or the points.
 
     Parameters
     ----------
@@ -102,6 +103,8 @@ def probability_map(predictions: TilePredictions, longest: int) -> ProbabilityMa
         Of a slide.
     longest : int
         Pixels of the longer side, at most; never more than level 0.
+    dense : DenseMap, optional
+        The points in these tiles, to be painted in their place.
 
     Returns
     -------
@@ -109,11 +112,13 @@ def probability_map(predictions: TilePredictions, longest: int) -> ProbabilityMa
         Of the whole slide.
     """
     raster = Raster(predictions.slide_size, predictions.slide_size.fitted(longest))
-    return ProbabilityMap(probability_window(predictions, raster, Box.whole(raster.pixels)), raster)
+    return ProbabilityMap(probability_window(predictions, raster, Box.whole(raster.pixels), dense), raster)
 
 
-def probability_window(predictions: TilePredictions, raster: Raster, window: Box) -> NDArray[np.float32]:
-    """Paint the tiles into a part of a picture of the slide.
+def probability_window(
+    predictions: TilePredictions, raster: Raster, window: Box, dense: DenseMap | None = None
+) -> NDArray[np.float32]:
+    """Paint the tiles, or the points, into a part of a picture of the slide.
 
     Parameters
     ----------
@@ -123,12 +128,16 @@ def probability_window(predictions: TilePredictions, raster: Raster, window: Box
         The whole picture, and where it lies.
     window : Box
         The part, in pixels of the picture.
+    dense : DenseMap, optional
+        The points in these tiles, to be painted in their place.
 
     Returns
     -------
     (h, w) float32
         NaN where no tile was recognised.
     """
+    if dense is not None:
+        return dense.window(raster, window)
     height, width = window.height, window.width
     # Sums over rectangles by four corners each, then two running sums: as fast for a million tiles as for one.
     total, count = np.zeros((2, height + 1, width + 1))

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,12 @@ from sentinode.evaluation.calibration import Calibration
 from sentinode.models.bundle import ESTIMATOR_FILE, GRAPH_FILE, Bundle
 from sentinode.models.encoder import Encoder, find_encoder
 from sentinode.models.engines import quiet_import
-from sentinode.models.tuning import Machine, Recognise, RuntimeChoice, cache_folder, choose
+from sentinode.models.tuning import Machine, Precision, Recognise, RuntimeChoice, cache_folder, choose
 
-__all__ = ["GraphRecogniser", "Recogniser", "open_recogniser", "this_machine"]
+if TYPE_CHECKING:
+    from sentinode.models.dense import DenseGraph
+
+__all__ = ["DenseRecogniser", "GraphRecogniser", "Recogniser", "open_dense", "open_recogniser", "this_machine"]
 
 OURS = "sentinode.algorithms."
 """Beginning of the names of the classes that a file may bring to life beside scikit-learn's and numpy's."""
@@ -49,8 +52,8 @@ class GraphRecogniser:
 
     Parameters
     ----------
-    path : Path
-        Of the graph.
+    graph : Path or bytes
+        A file, or its content.
     threads : int, optional
         Of the CPU; None for as many as the engine sees fit.
     choice : RuntimeChoice, optional
@@ -62,13 +65,14 @@ class GraphRecogniser:
         If the graph cannot be read, or nothing that runs graphs can be loaded.
     """
 
-    def __init__(self, path: Path, *, threads: int | None = None, choice: RuntimeChoice | None = None) -> None:
+    def __init__(self, graph: Path | bytes, *, threads: int | None = None, choice: RuntimeChoice | None = None) -> None:
         name, engine = _engine()
         self.choice = choice or RuntimeChoice(_named(name, engine))
         try:
-            self._recognise = _COMPILERS[name](engine, path, threads, choice)
+            self._recognise = _COMPILERS[name](engine, graph, threads, choice)
         except RuntimeError as error:
-            raise ModelError(f"{path}: is no graph that can be run ({str(error).splitlines()[-1]})") from error
+            told = graph if isinstance(graph, Path) else "the dense network"
+            raise ModelError(f"{told}: is no graph that can be run ({str(error).splitlines()[-1]})") from error
 
     def predict_proba(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Recognise tiles.
@@ -162,6 +166,80 @@ def open_recogniser(
     raise ModelError(f"{bundle.folder}: holds nothing that recognises; train it again")
 
 
+@dataclass(frozen=True, eq=False)
+class DenseRecogniser:
+    """Gives every point of a field its probability.
+
+    Parameters
+    ----------
+    graph : DenseGraph
+        How large a field may be, and where its points are.
+    recognise : callable
+        Of fields: (1, h, w, 3) uint8 to a row of probabilities a point, the class that is looked for last.
+    """
+
+    graph: "DenseGraph"
+    recognise: Recognise
+
+    def points(self, field: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Recognise a field.
+
+        Parameters
+        ----------
+        field : (h, w, 3) uint8
+            Sides as the graph takes them.
+
+        Returns
+        -------
+        (m, n) float32
+            Probability of the class that is looked for, at the graph's `points_along` each side.
+        """
+        return self.recognise(field[None])[:, -1].reshape([self.graph.points_along(side) for side in field.shape[:2]])
+
+
+def open_dense(
+    bundle: Bundle, *, precision: Precision = "float32", most: int | None = None, calibrated: bool = True
+) -> DenseRecogniser:
+    """Make the network of a bundle ready to recognise fields.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Read, and thereby checked.
+    precision : {"float32", "bf16"}
+        In which it is computed: that of the tiles.
+    most : int, optional
+        Side of the largest field in pixels, about; None for what suits the network.
+    calibrated : bool
+        Whether the calibration of the bundle is applied, where it has one.
+
+    Returns
+    -------
+    DenseRecogniser
+        For fields at the resolution of the bundle's tiles.
+
+    Raises
+    ------
+    ModelError
+        If the bundle holds no network, or one that cannot be run densely.
+    """
+    from sentinode.models.dense import dense_graph  # noqa: PLC0415 - onnx, only here
+
+    facts = bundle.facts
+    if GRAPH_FILE not in bundle.files:
+        raise ModelError(f"{bundle.folder}: cannot be run densely: {facts.algorithm} is no convolutional network")
+    graph = dense_graph(bundle.folder / GRAPH_FILE, most)
+    network = GraphRecogniser(graph.model, choice=RuntimeChoice(this_machine().engine, precision, batch=1))
+
+    def rows(fields: NDArray[np.uint8]) -> NDArray[np.float32]:
+        found = network.predict_proba(fields)  # (1, k, m, n)
+        return found.reshape(found.shape[1], -1).T
+
+    order = np.array([facts.columns.index(label) for label in facts.classes])
+    calibration = facts.calibration.calibration if calibrated and facts.calibration is not None else None
+    return DenseRecogniser(graph, _InOrder(rows, order, calibration=calibration).predict_proba)
+
+
 def _chosen(bundle: Bundle, path: Path, precision: Literal["auto", "float32"]) -> RuntimeChoice:
     machine, tile = this_machine(), bundle.facts.tile
     if precision == "float32":
@@ -203,7 +281,12 @@ def _named(name: str, engine: ModuleType) -> str:
     return f"{ENGINES[name]} {str(engine.__version__).partition('-')[0]}"
 
 
-def _with_openvino(openvino: Any, path: Path, threads: int | None, choice: RuntimeChoice | None) -> Recognise:  # noqa: ANN401 - a module
+def _with_openvino(
+    openvino: Any,  # noqa: ANN401 - a module
+    graph: Path | bytes,
+    threads: int | None,
+    choice: RuntimeChoice | None,
+) -> Recognise:
     settings: dict[str, object] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     if choice is not None:
         # Threads that read share the cores: pinned to one, inference would wait behind them.
@@ -211,7 +294,9 @@ def _with_openvino(openvino: Any, path: Path, threads: int | None, choice: Runti
         settings["INFERENCE_PRECISION_HINT"] = {"float32": "f32", "bf16": "bf16"}[choice.precision]
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
-    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+    core = openvino.Core()
+    model = str(graph) if isinstance(graph, Path) else core.read_model(graph)
+    compiled = core.compile_model(model, "CPU", settings)
     if choice is None or choice.streams == 1:
         return lambda tiles: np.array(compiled(tiles)[0], dtype=np.float32)
     queue, batch, n_classes = (
@@ -236,17 +321,25 @@ def _with_openvino(openvino: Any, path: Path, threads: int | None, choice: Runti
     return recognise
 
 
-def _with_onnxruntime(runtime: Any, path: Path, threads: int | None, choice: RuntimeChoice | None) -> Recognise:  # noqa: ANN401, ARG001 - a module; it has float32 only, and cuts the work itself
+def _with_onnxruntime(
+    runtime: Any,  # noqa: ANN401 - a module
+    graph: Path | bytes,
+    threads: int | None,
+    choice: RuntimeChoice | None,  # noqa: ARG001 - it has float32 only, and cuts the work itself
+) -> Recognise:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads or 0
-    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    content = str(graph) if isinstance(graph, Path) else graph
+    session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return lambda tiles: np.asarray(session.run(None, {"tiles": tiles})[0], dtype=np.float32)
 
 
-_COMPILERS: Mapping[str, Callable[[Any, Path, int | None, RuntimeChoice | None], Recognise]] = MappingProxyType({
-    "openvino": _with_openvino,
-    "onnxruntime": _with_onnxruntime,
-})
+_COMPILERS: Mapping[str, Callable[[Any, Path | bytes, int | None, RuntimeChoice | None], Recognise]] = (
+    MappingProxyType({
+        "openvino": _with_openvino,
+        "onnxruntime": _with_onnxruntime,
+    })
+)
 
 
 # --- estimators ---------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from sentinode.seeds import stream
 from sentinode.storage import write_whole
 
-__all__ = ["CLOSE", "Machine", "RuntimeChoice", "cache_folder", "choose", "drawn_tiles", "stored_choices"]
+__all__ = ["CLOSE", "Machine", "Precision", "RuntimeChoice", "cache_folder", "choose", "drawn_tiles", "stored_choices"]
 
 Precision: TypeAlias = Literal["float32", "bf16"]
 Recognise: TypeAlias = Callable[[NDArray[np.uint8]], NDArray[np.float32]]

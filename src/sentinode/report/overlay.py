@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sentinode.geometry import Box, Raster, Size
+from sentinode.inference.dense import DenseMap
 from sentinode.inference.maps import ProbabilityMap, probability_window
 from sentinode.inference.predictions import TilePredictions
 from sentinode.report.heatmap import heat_overlay
@@ -22,7 +23,9 @@ OVERLAY_MPP = 4.0
 """Of level 0, in micrometres: a lesion of 0.2 mm is fifty pixels long. A coarser slide keeps its own."""
 
 
-def write_overlay(path: Path, slide: Slide, predictions: TilePredictions) -> tuple[Size, ...]:
+def write_overlay(
+    path: Path, slide: Slide, predictions: TilePredictions, dense: DenseMap | None = None
+) -> tuple[Size, ...]:
     """Write the tissue with the probabilities in colour over it.
 
     Parameters
@@ -33,6 +36,8 @@ def write_overlay(path: Path, slide: Slide, predictions: TilePredictions) -> tup
         Open.
     predictions : TilePredictions
         Of this slide.
+    dense : DenseMap, optional
+        The points in its tiles, to be painted in their place.
 
     Returns
     -------
@@ -47,7 +52,7 @@ def write_overlay(path: Path, slide: Slide, predictions: TilePredictions) -> tup
         If the file cannot be written.
     """
     # SlideError is the reader's.
-    source = _Overlay(slide, predictions)
+    source = _Overlay(slide, predictions, dense)
     mpp = predictions.slide_mpp * source.raster.downsample[0]
     return write_pyramid(path, source, mpp, "Sentinode overlay, research use only")
 
@@ -57,14 +62,16 @@ class _Overlay:
 
     blank = (255, 255, 255)
 
-    def __init__(self, slide: Slide, predictions: TilePredictions) -> None:
-        self._slide, self._predictions = slide, predictions
+    def __init__(self, slide: Slide, predictions: TilePredictions, dense: DenseMap | None) -> None:
+        self._slide, self._predictions, self._dense = slide, predictions, dense
         shrink = max(OVERLAY_MPP / predictions.slide_mpp, 1.0)
         whole = predictions.slide_size
         self.size = Size(max(1, round(whole.width / shrink)), max(1, round(whole.height / shrink)))
         self.raster = Raster(whole, self.size)
         boxes = predictions.boxes
-        corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+        # The cell of a point near the edge of a tile reaches over it.
+        over = 0 if dense is None else dense.step / 2
+        corners = np.concatenate([boxes[:, :2] - over, boxes[:, :2] + boxes[:, 2:] + over], axis=1)
         self._tiles = self.raster.to_pixels(corners.reshape(-1, 2, 2)).reshape(-1, 4)
 
     def is_blank(self, box: Box) -> bool:
@@ -78,5 +85,5 @@ class _Overlay:
         tissue = self._slide.read_pixels(
             Box(left, upper, max(1, right - left), max(1, lower - upper)), Size(box.width, box.height)
         )
-        pixels = probability_window(self._predictions, self.raster, box)
+        pixels = probability_window(self._predictions, self.raster, box, self._dense)
         return heat_overlay(tissue, ProbabilityMap(pixels, self.raster))

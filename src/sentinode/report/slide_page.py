@@ -80,6 +80,8 @@ class SlideView:
         ``verdict`` (clear, review, suspicious) and ``words`` (the promise that it rests on), where the model has one.
     typicality : mapping
         How like the training images its tiles are, as ``result.json`` has it; without ``p_value`` where nobody knows.
+    heatmap_note : str
+        What is to be known of the heatmap; ``""`` where it is that of the tiles.
     """
 
     predictions: TilePredictions
@@ -98,6 +100,7 @@ class SlideView:
     footer: Mapping[str, str]
     triage: Mapping[str, Any] | None = None
     typicality: Mapping[str, Any] = field(default_factory=dict)
+    heatmap_note: str = ""
 
 
 def write_slide_page(view: SlideView, path: Path) -> None:
@@ -164,7 +167,7 @@ def _overview(view: SlideView) -> Section:
         ),
         picture(colour_scale(f"probability of {view.facts.positive}"), ""),
     )
-    return Section("Overview", galleries=(Gallery("", pictures, OVERVIEW_WIDTH),))
+    return Section("Overview", view.heatmap_note, galleries=(Gallery("", pictures, OVERVIEW_WIDTH),))
 
 
 def _fields(view: SlideView) -> Section:

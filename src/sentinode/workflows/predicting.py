@@ -31,13 +31,14 @@ from sentinode.execution import Failure, run_jobs
 from sentinode.export.formats import EXPORTS, export_writer
 from sentinode.geometry import Box, Size
 from sentinode.inference.aggregation import SlideScorer, scorer_of
+from sentinode.inference.dense import Agreement, DenseMap, recognise_densely, write_dense_map
 from sentinode.inference.engine import Recognised, recognise_tiles
 from sentinode.inference.maps import probability_map, suspicious_regions
 from sentinode.inference.predictions import TilePredictions, write_predictions
 from sentinode.inference.summary import TOP, Field, slide_score, suspicious_fields
 from sentinode.models.bundle import Bundle, PromiseFacts, read_bundle
 from sentinode.models.explaining import log_odds_of, occlusion_map
-from sentinode.models.runtime import Recogniser, open_recogniser
+from sentinode.models.runtime import DenseRecogniser, Recogniser, open_dense, open_recogniser
 from sentinode.report.cohort_page import write_cohort_page
 from sentinode.report.heatmap import heat_overlay, map_over_field
 from sentinode.report.overlay import write_overlay
@@ -115,6 +116,9 @@ class PredictionWish:
         Whether the model may be computed in bf16 where the CPU does that.
     site : str
         Where the slides are from: by the promise for that site they are sorted; ``""``: by that for all.
+    heatmap : {"tiles", "dense"}
+        Whether the heatmap has a point every few pixels: the network is run over large fields, too. What is said of
+        tiles and of the slide stays as it is.
 
     Raises
     ------
@@ -133,6 +137,7 @@ class PredictionWish:
     readers: int = 2
     precision: Literal["auto", "float32"] = "auto"
     site: str = ""
+    heatmap: Literal["tiles", "dense"] = "tiles"
 
     def __post_init__(self) -> None:
         require_shares(overlap=self.overlap, minimum_tissue=self.minimum_tissue)
@@ -142,13 +147,17 @@ class PredictionWish:
 
 @dataclass(frozen=True)
 class TilesDone:
-    """Tiles of a slide were recognised: `done` of `total`; it is slide `number` (from 1) of `n_slides`."""
+    """Tiles of a slide were recognised: `done` of `total`; it is slide `number` (from 1) of `n_slides`.
+
+    With `dense` it is the fields of the dense map.
+    """
 
     slide_id: str
     number: int
     n_slides: int
     done: int
     total: int
+    dense: bool = False
 
 
 @dataclass(frozen=True)
@@ -193,9 +202,9 @@ def predict_slides(
     """Recognise slides and write what was found.
 
     Each slide gets a folder ``OUT/<slide>``, which appears whole: ``result.json``, ``tiles.parquet``, the exports,
-    ``heatmap.png``, ``overlay.tif`` and ``report.html``. A slide is not done again if its folder was made by the same
-    model from the same content with the same options; whether it is, is told by digests and not by the existence of a
-    file.
+    ``heatmap.png``, ``overlay.tif``, ``probability.tif`` (of a dense heatmap) and ``report.html``. A slide is not done
+    again if its folder was made by the same model from the same content with the same options; whether it is, is told
+    by digests and not by the existence of a file.
 
     Parameters
     ----------
@@ -220,7 +229,7 @@ def predict_slides(
     Raises
     ------
     ModelError
-        If the bundle cannot be read, or does not say at which mpp it was trained.
+        If the bundle cannot be read, does not say at which mpp it was trained, or cannot be run densely.
     PlanError
         If the bundle promises nothing of the site.
     SlideError
@@ -242,6 +251,8 @@ def predict_slides(
     promised = any(one.unit == "slides" for one in bundle.facts.promises)
     recogniser = open_recogniser(bundle, quick=True, precision="float32" if promised else wish.precision)
     work = _work(bundle, recogniser, out, wish, listen, len(slides))
+    if wish.heatmap == "dense":
+        work = work._replace(dense=open_dense(bundle, precision=recogniser.runtime.get("precision", "float32")))
     jobs = [(path, (work, path, number)) for number, path in enumerate(slides, start=1)]
     results, failures = [], {}
     for path, outcome in run_jobs(_do_slide, jobs):
@@ -289,6 +300,7 @@ class _Work(NamedTuple):
     typicality: Typicality | None
     gate: Gate
     scorer: SlideScorer | None
+    dense: DenseRecogniser | None = None
 
 
 def _work(
@@ -322,6 +334,7 @@ class _Read(NamedTuple):
     profile: Mapping[str, float]  # seconds
     triage: dict[str, Any] | None  # verdict, kind of the promise, and the promise in words
     look: SlideLook
+    dense: tuple[DenseMap, Agreement] | None  # None where nobody asked for it, or the slide is refused
 
 
 def _do_slide(job: tuple[_Work, Path, int]) -> dict[str, Any]:
@@ -359,6 +372,7 @@ def _key(work: _Work, slide: Slide) -> str:
             *(() if work.wish.precision == "auto" else (work.wish.precision,)),
             *(("maps",) if work.wish.maps else ()),
             *((f"site {work.wish.site}",) if work.wish.site else ()),
+            *((work.wish.heatmap,) if work.wish.heatmap != "tiles" else ()),
         ],
     }
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
@@ -393,16 +407,73 @@ def _require_ours(folder: Path) -> None:
 
 def _recognise(work: _Work, slide: Slide, number: int) -> _Read:
     predictions, look, refusal, profile = _recognise_tiles(work, slide, number)
+    dense, taken = (None, 0.0) if refusal else _densely(work, slide, predictions, number)
     begun = time.perf_counter()
     scale, fields = slide.info.scale, suspicious_fields(predictions, side_um=FIELD_UM)
     field_mpp = max(FIELD_MPP, scale.mpp)
     thumbnail = slide.thumbnail(THUMBNAIL_PX)
     shown = tuple(_shown(work, slide, one, field_mpp) for one in fields)
     unlike = _unlike(work, slide, predictions, look)
-    warnings = (*((slide.info.note,) if slide.info.note else ()), *unlike)
+    otherwise = (_otherwise(dense[1]),) if dense is not None and not dense[1].alike else ()
+    warnings = (*((slide.info.note,) if slide.info.note else ()), *unlike, *otherwise)
     triage = _triage(work, predictions, fit=not (refusal or unlike))
-    profile = {**profile, "pictures": time.perf_counter() - begun}
-    return _Read(predictions, thumbnail, shown, field_mpp, refusal, warnings, profile, triage, look)
+    profile |= {"pictures": time.perf_counter() - begun, **({} if dense is None else {"dense": taken})}
+    return _Read(predictions, thumbnail, shown, field_mpp, refusal, warnings, profile, triage, look, dense)
+
+
+def _densely(
+    work: _Work, slide: Slide, predictions: TilePredictions, number: int
+) -> tuple[tuple[DenseMap, Agreement] | None, float]:
+    # The map and how far it is from the tiles, and seconds.
+    if work.dense is None or not predictions.recognised.any():
+        return None, 0.0
+    begun, name = time.perf_counter(), slide.info.slide_id
+    found = recognise_densely(
+        slide,
+        predictions,
+        work.dense,
+        readers=work.wish.readers,
+        on_progress=lambda done, of: work.listen(TilesDone(name, number, work.n_slides, done, of, dense=True)),
+    )
+    return found, time.perf_counter() - begun
+
+
+def _otherwise(agreement: Agreement) -> str:
+    told = "none could be held against it" if agreement.mean_difference is None else _compared(agreement)
+    return (
+        f"The dense map ranks tiles otherwise than the model does ({told}), because the network is run over "
+        "their true surroundings; the heatmap is that of the tiles."
+    )
+
+
+def _compared(agreement: Agreement) -> str:
+    ranks = "" if agreement.spearman is None else f"Spearman {agreement.spearman:.3f}, "
+    return (
+        f"{ranks}{agreement.mean_difference:.3f} apart on average and {agreement.largest_difference:.3f} at most, "
+        f"at {agreement.tiles:,} tiles"
+    )
+
+
+def _shown_map(read: _Read) -> DenseMap | None:
+    # What the heatmap is painted from, where not from the tiles.
+    return read.dense[0] if read.dense is not None and read.dense[1].alike else None
+
+
+def _heatmap_facts(work: _Work, read: _Read) -> dict[str, Any]:
+    if work.dense is None or read.dense is None:
+        return {"kind": "tiles"}
+    kind, (found, agreement) = "tiles" if _shown_map(read) is None else "dense", read.dense
+    return {"kind": kind, "stride_px": float(work.dense.graph.stride), "points": found.n_points, **asdict(agreement)}
+
+
+def _heatmap_note(read: _Read) -> str:
+    found = _shown_map(read)
+    if found is None or read.dense is None:
+        return ""
+    return (
+        f"The heatmap has a point every {read.predictions.scale.um(found.step):.3g} um, which says what the model says "
+        f"of the tile around it ({_compared(read.dense[1])}). Score, regions and fields are those of the tiles."
+    )
 
 
 def _shown(work: _Work, slide: Slide, one: Field, mpp: float) -> ShownField:
@@ -635,6 +706,7 @@ def _result(work: _Work, path: Path, read: _Read, key: str, seconds: float) -> d
         "triage": read.triage,
         "score_by": PLAIN_SCORE if work.scorer is None else work.scorer.in_words,
         "regions": len(regions),
+        "heatmap": _heatmap_facts(work, read),
         "largest_mm": None if not regions else [round(value, 4) for value in max(one.extent_mm for one in regions)],
         "suspicious_mm2": round(sum(one.area_mm2 for one in regions), 5),
         "tiles": len(predictions),
@@ -664,15 +736,18 @@ def _left_out(predictions: TilePredictions) -> dict[str, int]:
 
 def _write(work: _Work, slide: Slide, read: _Read, result: dict[str, Any], folder: Path) -> None:
     predictions, begun = read.predictions, time.perf_counter()
-    overlaid = work.wish.overlay and not read.refusal
+    overlaid, dense = work.wish.overlay and not read.refusal, _shown_map(read)
     try:
         # An earlier one is of another model, of other options, or of what the slide was before.
         with whole_folder(folder, replace=True) as part, ThreadPoolExecutor(1) as beside:
-            overlay = beside.submit(write_overlay, part / "overlay.tif", slide, predictions) if overlaid else None
+            whole = part / "overlay.tif"
+            overlay = beside.submit(write_overlay, whole, slide, predictions, dense) if overlaid else None
             write_predictions(predictions, part / "tiles.parquet")
             for name in () if read.refusal else work.wish.exports:
                 export_writer(name)(predictions, part / f"{predictions.slide_id}{EXPORTS[name][1]}")
-            heatmap = probability_map(predictions, THUMBNAIL_PX)
+            if dense is not None:
+                write_dense_map(part / "probability.tif", dense, predictions)
+            heatmap = probability_map(predictions, THUMBNAIL_PX, dense)
             Image.fromarray(heat_overlay(read.thumbnail, heatmap)).save(part / "heatmap.png", compress_level=1)
             view = SlideView(
                 predictions=predictions,
@@ -681,6 +756,7 @@ def _write(work: _Work, slide: Slide, read: _Read, result: dict[str, Any], folde
                 verdict=result["verdict"],
                 thumbnail=read.thumbnail,
                 heatmap=heatmap,
+                heatmap_note=_heatmap_note(read),
                 regions=suspicious_regions(predictions),
                 refused=bool(read.refusal),
                 fields=read.fields,
