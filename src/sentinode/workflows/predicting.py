@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -38,6 +38,7 @@ from sentinode.inference.summary import TOP, Field, slide_score, suspicious_fiel
 from sentinode.models.bundle import Bundle, PromiseFacts, read_bundle
 from sentinode.models.explaining import log_odds_of, occlusion_map
 from sentinode.models.runtime import Recogniser, open_recogniser
+from sentinode.models.tuning import PrecisionWish
 from sentinode.report.cohort_page import write_cohort_page
 from sentinode.report.heatmap import heat_overlay, map_over_field
 from sentinode.report.overlay import write_overlay
@@ -111,8 +112,9 @@ class PredictionWish:
         Whether the gallery shows what the answers rest on, too: about a hundred answers more for each field.
     readers : int
         Threads that read.
-    precision : {"auto", "float32"}
-        Whether the model may be computed in bf16 where the CPU does that.
+    precision : {"auto", "float32", "int8"}
+        Whether the model may be computed in bf16 where the CPU does that, or shall be in int8. A model that promises
+        something of slides is computed in float32 all the same.
     site : str
         Where the slides are from: by the promise for that site they are sorted; ``""``: by that for all.
 
@@ -131,7 +133,7 @@ class PredictionWish:
     overlay: bool = True
     maps: bool = False
     readers: int = 2
-    precision: Literal["auto", "float32"] = "auto"
+    precision: PrecisionWish = "auto"
     site: str = ""
 
     def __post_init__(self) -> None:
@@ -220,7 +222,7 @@ def predict_slides(
     Raises
     ------
     ModelError
-        If the bundle cannot be read, or does not say at which mpp it was trained.
+        If the bundle cannot be read, does not say at which mpp it was trained, or does not offer the int8 asked for.
     PlanError
         If the bundle promises nothing of the site.
     SlideError
