@@ -339,10 +339,20 @@ def train(  # noqa: PLR0913 - the options of a command
     encoder: Annotated[
         Path | None, _path_option(help="A TOML file that states a local encoder: the recipe is a head on its features.")
     ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Quantise, too; offered where the calibrate part says that nothing is lost.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a recogniser, measure it on patients kept apart, and write it as a model."""
-    from sentinode.terminal import print_calibration, print_evaluation, print_json, print_promises, training_progress
+    from sentinode.terminal import (
+        print_calibration,
+        print_evaluation,
+        print_int8,
+        print_json,
+        print_promises,
+        training_progress,
+    )
     from sentinode.workflows.training import TrainingWish, parse_settings, train_model
 
     known = parse_settings(settings or [])
@@ -360,6 +370,7 @@ def train(  # noqa: PLR0913 - the options of a command
         delta=delta,
         by_site=by_site,
         encoder=encoder,
+        int8=int8,
     )
     with training_progress() as listen:
         bundle = train_model(manifest, out, wish, listen)
@@ -369,6 +380,7 @@ def train(  # noqa: PLR0913 - the options of a command
         print_evaluation(bundle.facts.metrics, bundle.facts.data.n_patients.get("test", 0), str(out))
         print_calibration(bundle.facts.calibration)
         print_promises(bundle.facts.promises)
+        print_int8(bundle.facts.int8)
 
 
 @app.command(
@@ -478,7 +490,8 @@ def predict(  # noqa: PLR0913 - the options of a command
         bool, typer.Option("--maps", help="Show in the gallery of a slide what each answer rests on, too.")
     ] = False,
     precision: Annotated[
-        Literal["auto", "float32"], typer.Option(help="auto: bf16 where the CPU computes in it and stays close.")
+        Literal["auto", "float32", "int8"],
+        typer.Option(help="auto: bf16 where the CPU computes in it and stays close; int8: of a model that offers it."),
     ] = "auto",
     site: Annotated[str, typer.Option(help="Where the slides are from: sort them by the promise for that site.")] = "",
     profile: Annotated[bool, typer.Option("--profile", help="Say where the time went.")] = False,

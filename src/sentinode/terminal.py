@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from sentinode.data.leakage import LeakageFinding
-    from sentinode.models.bundle import CalibrationFacts, PromiseFacts, Value
+    from sentinode.models.bundle import CalibrationFacts, Int8Facts, PromiseFacts, Value
     from sentinode.study.curve import CurveTable
     from sentinode.study.events import Listener, StudyEvent
     from sentinode.study.table import StudyTable
@@ -49,6 +49,7 @@ __all__ = [
     "print_drift",
     "print_evaluation",
     "print_explanation",
+    "print_int8",
     "print_json",
     "print_manifest",
     "print_patches",
@@ -191,6 +192,26 @@ def print_calibration(facts: "CalibrationFacts | None") -> None:
             f"expected calibration error on the test patients: {_share(before.value)} before, {_share(after.value)} "
             f"after (95 % {_share(after.low)} to {_share(after.high)})"
         )
+
+
+def print_int8(facts: "Int8Facts | None") -> None:
+    """Say whether a model is offered in int8, and what speaks for or against it.
+
+    Parameters
+    ----------
+    facts : Int8Facts or None
+        None where nobody asked for it; then nothing is said.
+    """
+    if facts is None:
+        return
+    if facts.refusal:
+        say(f"int8 is refused: {facts.refusal}")
+        return
+    say(
+        f"int8 is offered (predict --precision int8): on {facts.n_patients} patients the log odds move "
+        f"by {facts.mean_change:.3f} on average, {facts.largest_change:.3f} at most; of the AUC at most "
+        f"{facts.auc_loss_limit:.4f} is lost (95 %)"
+    )
 
 
 def print_promises(promises: "Sequence[PromiseFacts]") -> None:

@@ -153,10 +153,3 @@ def test_ranks_are_asked_for_where_there_is_something_to_rank():
     assert (quiet.spearman, quiet.alike) == (None, True)
     assert not Agreement.of(proba / 100, proba).alike
     assert not Agreement.of(proba[:0], proba[:0]).alike, "what nothing is held against is not shown"
-
-
-def test_which_of_two_certain_tiles_is_more_certain_does_not_count():
-    draws = stream(1, "certain")
-    tumour = np.arange(300) < 30
-    tiles, points = (np.where(tumour, 0.99, 0.0005 * draws.random(300)).astype(np.float32) for _ in range(2))
-    assert Agreement.of(tiles, points).spearman == 1

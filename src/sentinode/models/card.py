@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sentinode.models.bundle import BundleFacts, CalibrationFacts, Value
+    from sentinode.models.bundle import BundleFacts, CalibrationFacts, Int8Facts, Value
 
 __all__ = ["model_card"]
 
@@ -57,6 +57,7 @@ def model_card(facts: "BundleFacts") -> str:
         *(() if not facts.by_site else (["### By site", "", *_by_site(facts)],)),
         ["## Calibration", "", *_calibration(facts.calibration)],
         ["## Triage", "", *_triage(facts)],
+        *(() if facts.int8 is None else (["## In int8", "", *_int8(facts.int8)],)),
         ["## Known limits", "", *_limits(facts)],
         ["## How it was made", "", *_made(facts)],
     )
@@ -162,6 +163,18 @@ def _triage(facts: "BundleFacts") -> Iterable[str]:
     if not facts.promises:
         return ["Nothing is promised of what scores low. Train with `--certify` for a promise."]
     return [f"- *{one.kind}*: {one.promise.in_words()}" for one in facts.promises]
+
+
+def _int8(facts: "Int8Facts") -> Iterable[str]:
+    yield f"Refused: {facts.refusal}." if facts.refusal else "Offered: `sentinode predict --precision int8`."
+    yield ""
+    lost = "unknown" if facts.auc_loss is None else f"{facts.auc_loss:.4f}"
+    limit = "unknown" if facts.auc_loss_limit is None else f"at most {facts.auc_loss_limit:.4f}"
+    yield (
+        f"Against float32, on the {facts.n_patients} patients ({facts.n_images:,} images) of the calibrate part: the "
+        f"log odds move by {facts.mean_change:.3f} on average and {facts.largest_change:.3f} at most; AUC lost {lost}, "
+        f"{limit} (one-sided 95 % over patients)."
+    )
 
 
 def _limits(facts: "BundleFacts") -> Iterable[str]:

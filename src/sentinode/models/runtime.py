@@ -10,17 +10,17 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sentinode.errors import ModelError
 from sentinode.evaluation.calibration import Calibration
-from sentinode.models.bundle import ESTIMATOR_FILE, GRAPH_FILE, Bundle
+from sentinode.models.bundle import ESTIMATOR_FILE, GRAPH_FILE, INT8_FILES, Bundle
 from sentinode.models.encoder import Encoder, find_encoder
 from sentinode.models.engines import quiet_import
-from sentinode.models.tuning import Machine, Precision, Recognise, RuntimeChoice, cache_folder, choose
+from sentinode.models.tuning import Machine, Precision, PrecisionWish, Recognise, RuntimeChoice, cache_folder, choose
 
 if TYPE_CHECKING:
     from sentinode.models.dense import DenseGraph
@@ -48,12 +48,12 @@ class Recogniser(Protocol):
 
 
 class GraphRecogniser:
-    """An ONNX graph, compiled for this CPU.
+    """A graph, compiled for this CPU.
 
     Parameters
     ----------
     graph : Path or bytes
-        A file, or its content.
+        A file, ONNX or OpenVINO's own, or its content.
     threads : int, optional
         Of the CPU; None for as many as the engine sees fit.
     choice : RuntimeChoice, optional
@@ -118,7 +118,7 @@ def open_recogniser(
     *,
     threads: int | None = None,
     quick: bool = False,
-    precision: Literal["auto", "float32"] = "auto",
+    precision: PrecisionWish = "auto",
     calibrated: bool = True,
 ) -> Recogniser:
     """Make a bundle ready to recognise tiles.
@@ -132,8 +132,8 @@ def open_recogniser(
     quick : bool
         Whether a graph is run the way that is quickest here, which is measured at the first time; else it is run in
         float32, all threads on one batch.
-    precision : {"auto", "float32"}
-        Whether what is quick may be computed in bf16.
+    precision : {"auto", "float32", "int8"}
+        Whether what is quick may be computed in bf16, or shall be in int8.
     calibrated : bool
         Whether the calibration of the bundle is applied, where it has one.
 
@@ -145,16 +145,19 @@ def open_recogniser(
     Raises
     ------
     ModelError
-        If a file of the bundle cannot be read, or would bring to life what is not ours.
+        If a file of the bundle cannot be read, or would bring to life what is not ours; or int8 is asked for, and the
+        bundle does not offer it or this machine does not run it.
     """
-    # ModelError is that of the two.
+    # ModelError is that of the steps.
     facts = bundle.facts
+    if precision == "int8":
+        _require_int8(bundle)
     order = np.array([facts.columns.index(label) for label in facts.classes])
     calibration = facts.calibration.calibration if calibrated and facts.calibration is not None else None
     if GRAPH_FILE in bundle.files:
         path = bundle.folder / GRAPH_FILE
         choice = _chosen(bundle, path, precision) if quick else None
-        graph = GraphRecogniser(path, threads=threads, choice=choice)
+        graph = GraphRecogniser(_graph(path, choice), threads=threads, choice=choice)
         return _InOrder(graph.predict_proba, order, MappingProxyType(asdict(graph.choice)), calibration)
     if ESTIMATOR_FILE in bundle.files:
         runtime = {"engine": f"scikit-learn {metadata.version('scikit-learn')}"}
@@ -240,15 +243,31 @@ def open_dense(
     return DenseRecogniser(graph, _InOrder(rows, order, calibration=calibration).predict_proba)
 
 
-def _chosen(bundle: Bundle, path: Path, precision: Literal["auto", "float32"]) -> RuntimeChoice:
+def _require_int8(bundle: Bundle) -> None:
+    facts = bundle.facts.int8
+    if facts is None:
+        how = "train it with --int8" if GRAPH_FILE in bundle.files else "only networks have"
+        raise ModelError(f"{bundle.folder}: has no int8 graph ({how}); leave out --precision int8")
+    if facts.refusal:
+        raise ModelError(f"{bundle.folder}: int8 was refused: {facts.refusal}; leave out --precision int8")
+    if not this_machine().engine.startswith(ENGINES["openvino"]):
+        raise ModelError("int8 is run by OpenVINO, which cannot be loaded; leave out --precision int8")
+
+
+def _chosen(bundle: Bundle, path: Path, precision: PrecisionWish) -> RuntimeChoice:
     machine, tile = this_machine(), bundle.facts.tile
+    int8 = bundle.facts.int8.apart if precision == "int8" and bundle.facts.int8 is not None else None
     if precision == "float32":
         machine = replace(machine, bf16=False)
 
     def build(choice: RuntimeChoice) -> Recognise:
-        return GraphRecogniser(path, choice=choice).predict_proba
+        return GraphRecogniser(_graph(path, choice), choice=choice).predict_proba
 
-    return choose(machine, bundle.digest, (tile.height, tile.width), build, cache_folder())
+    return choose(machine, bundle.digest, (tile.height, tile.width), build, cache_folder(), int8)
+
+
+def _graph(path: Path, choice: RuntimeChoice | None) -> Path:
+    return path.with_name(INT8_FILES[0]) if choice is not None and choice.precision == "int8" else path
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,7 +310,7 @@ def _with_openvino(
     if choice is not None:
         # Threads that read share the cores: pinned to one, inference would wait behind them.
         settings = {"NUM_STREAMS": choice.streams, "ENABLE_CPU_PINNING": False}
-        settings["INFERENCE_PRECISION_HINT"] = {"float32": "f32", "bf16": "bf16"}[choice.precision]
+        settings["INFERENCE_PRECISION_HINT"] = {"float32": "f32", "bf16": "bf16", "int8": "f32"}[choice.precision]
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
     core = openvino.Core()

@@ -2,7 +2,8 @@
 
 What decides numbers is never measured: bf16 is taken where the CPU computes in it and the probabilities stay within
 `CLOSE` of float32, whatever the clock says, so that the same machine gives the same result. What is measured is how
-the work is cut: all cores on one batch, or a small batch a core.
+the work is cut: all cores on one batch, or a small batch a core. int8 is taken where somebody asks for it, the model
+offers it, and it gives here what it gave where it was measured.
 """
 
 import hashlib
@@ -19,12 +20,27 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
+from sentinode.errors import ModelError
 from sentinode.seeds import stream
 from sentinode.storage import write_whole
 
-__all__ = ["CLOSE", "Machine", "Precision", "RuntimeChoice", "cache_folder", "choose", "drawn_tiles", "stored_choices"]
+__all__ = [
+    "CLOSE",
+    "Machine",
+    "Precision",
+    "PrecisionWish",
+    "RuntimeChoice",
+    "apart_on_drawn",
+    "cache_folder",
+    "choose",
+    "drawn_tiles",
+    "stored_choices",
+]
 
-Precision: TypeAlias = Literal["float32", "bf16"]
+Precision: TypeAlias = Literal["float32", "bf16", "int8"]
+PrecisionWish: TypeAlias = Literal["auto", "float32", "int8"]
+"""``"auto"``: bf16 where the CPU computes in it and it stays close, else float32."""
+
 Recognise: TypeAlias = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 CLOSE = 0.02
@@ -73,7 +89,7 @@ class RuntimeChoice:
     ----------
     engine : str
         What runs it, with its version.
-    precision : {"float32", "bf16"}
+    precision : {"float32", "bf16", "int8"}
         In which it is computed; what goes in and comes out is the same.
     streams : int
         Batches that are computed at the same time, each by an equal share of the cores.
@@ -106,7 +122,12 @@ def cache_folder() -> Path:
 
 
 def choose(
-    machine: Machine, model: str, tile: tuple[int, int], build: Callable[[RuntimeChoice], Recognise], folder: Path
+    machine: Machine,
+    model: str,
+    tile: tuple[int, int],
+    build: Callable[[RuntimeChoice], Recognise],
+    folder: Path,
+    int8: float | None = None,
 ) -> RuntimeChoice:
     """Choose how a graph is run: as it was chosen before, else by trying.
 
@@ -122,23 +143,31 @@ def choose(
         Makes a choice run: gives a function of tiles.
     folder : Path
         `cache_folder`. Where it cannot be written, the next process measures again.
+    int8 : float, optional
+        Given, the graph is run in int8: `apart_on_drawn` of the machine that offered it.
 
     Returns
     -------
     RuntimeChoice
         Of the quickest way in the chosen precision.
+
+    Raises
+    ------
+    ModelError
+        If int8 is further from float32 here, by more than `CLOSE`, than where it was measured.
     """
-    stored = _read(folder, machine)
-    known = stored.get(model)
+    # ModelError is that of _int8.
+    stored, name = _read(folder, machine), model if int8 is None else f"{model} int8"
+    known = stored.get(name)
     if known is not None:
         return known
     tiles = drawn_tiles(SAMPLE, tile)
-    precision, apart = _precision(machine, tiles, build)
+    precision, apart = _precision(machine, tile, build) if int8 is None else _int8(machine, tile, build, int8)
     ways = [RuntimeChoice(machine.engine, precision, streams, batch, apart) for streams, batch in _cuts(machine.cores)]
     rates = _rates([build(way) for way in ways], tiles)
     best = max(range(len(ways)), key=rates.__getitem__)
     choice = replace(ways[best], rate=round(rates[best], 1))
-    _write(folder, machine, {**_read(folder, machine), model: choice})
+    _write(folder, machine, {**_read(folder, machine), name: choice})
     return choice
 
 
@@ -155,9 +184,35 @@ def stored_choices(machine: Machine, folder: Path) -> tuple[RuntimeChoice, ...]:
     Returns
     -------
     tuple of RuntimeChoice
-        One a model, the latest last.
+        One a model (and one more in int8), the latest last.
     """
     return tuple(_read(folder, machine).values())
+
+
+def apart_on_drawn(
+    machine: Machine, precision: Precision, tile: tuple[int, int], build: Callable[[RuntimeChoice], Recognise]
+) -> float:
+    """Measure how far a precision is from float32 on drawn tiles.
+
+    Parameters
+    ----------
+    machine : Machine
+        This one.
+    precision : {"float32", "bf16", "int8"}
+        Which.
+    tile : (h, w)
+        Of the tiles of the model.
+    build : callable
+        As in `choose`.
+
+    Returns
+    -------
+    float
+        Largest difference of a probability.
+    """
+    tiles = drawn_tiles(SAMPLE, tile)
+    plain, quick = (build(RuntimeChoice(machine.engine, one))(tiles) for one in ("float32", precision))
+    return round(float(np.abs(plain - quick).max()), 6)
 
 
 def drawn_tiles(n: int, tile: tuple[int, int]) -> NDArray[np.uint8]:
@@ -187,13 +242,26 @@ def drawn_tiles(n: int, tile: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def _precision(
-    machine: Machine, tiles: NDArray[np.uint8], build: Callable[[RuntimeChoice], Recognise]
+    machine: Machine, tile: tuple[int, int], build: Callable[[RuntimeChoice], Recognise]
 ) -> tuple[Precision, float]:
     if not machine.bf16:
         return "float32", 0.0
-    plain, quick = (build(RuntimeChoice(machine.engine, precision))(tiles) for precision in ("float32", "bf16"))
-    apart = float(np.abs(plain - quick).max())
-    return ("bf16", round(apart, 6)) if apart <= CLOSE else ("float32", 0.0)
+    apart = apart_on_drawn(machine, "bf16", tile, build)
+    return ("bf16", apart) if apart <= CLOSE else ("float32", 0.0)
+
+
+def _int8(
+    machine: Machine, tile: tuple[int, int], build: Callable[[RuntimeChoice], Recognise], expected: float
+) -> tuple[Precision, float]:
+    # Drawn tiles are no tissue, and may be further away. But a CPU whose sums of bytes overflow, as those without VNNI
+    # may, is further away than that.
+    apart = apart_on_drawn(machine, "int8", tile, build)
+    if not apart <= expected + CLOSE:
+        raise ModelError(
+            f"in int8 this CPU gives other probabilities than float32 (up to {apart:.2g} apart on drawn tiles, "
+            f"{expected:.2g} where int8 was measured); leave out --precision int8"
+        )
+    return "int8", apart
 
 
 def _cuts(cores: int) -> list[tuple[int, int]]:

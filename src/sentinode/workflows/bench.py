@@ -28,6 +28,7 @@ from sentinode.errors import MissingExtra, PlanError, SlideError
 from sentinode.geometry import Box, Size
 from sentinode.inference.engine import Inspect, Inspected, recognise_tiles
 from sentinode.models.graph import NetworkAlgorithm, write_graph
+from sentinode.models.quantising import quantise_graph
 from sentinode.models.runtime import GraphRecogniser, this_machine
 from sentinode.models.tuning import RuntimeChoice, choose, drawn_tiles
 from sentinode.slides.bright_field import RULES
@@ -201,6 +202,8 @@ def run_bench(
     wanted = [part for part in PARTS if not wish.parts or part in wish.parts]
     parts = [part for part in wanted if part not in _NEEDS_TORCH or find_spec("torch") is not None]
     notes = [f"{part} was left out: it needs torch (sentinode[train])" for part in wanted if part not in parts]
+    if "runtime" in parts and find_spec("nncf") is None:
+        notes.append("runtime in int8 was left out: it needs NNCF (sentinode[int8])")
     listen(0, len(parts))
     found: list[Comparison] = []
     with tempfile.TemporaryDirectory(prefix="sentinode-bench-") as folder:
@@ -225,6 +228,12 @@ class _Founding(NamedTuple):
     module: "nn.Module"
     graph: Path
     choice: RuntimeChoice
+
+    def quantised(self) -> Path:
+        # Its steps are those of drawn tiles: the time does not depend on them, the answers would.
+        rounded = self.graph.with_name("graph-int8.xml")
+        quantise_graph(self.graph, drawn_tiles(BATCH, (SIDE, SIDE)), rounded)
+        return rounded
 
 
 @dataclass(frozen=True, eq=False)
@@ -347,17 +356,22 @@ def _read_quickly(stage: _Stage, boxes: NDArray[np.int64], size: Size, *, hidden
 
 def _runtime(stage: _Stage) -> list[Comparison]:
     tiles, founding = drawn_tiles(stage.wish.tiles, (SIDE, SIDE)), stage.founding
-    recogniser = GraphRecogniser(founding.graph, choice=founding.choice)
+    plainly, found = partial(_recognise_plainly, founding.module, tiles), []
+    graphs = [(founding.graph, founding.choice)]
+    if find_spec("nncf") is not None and founding.choice.engine.startswith("OpenVINO"):
+        graphs.append((founding.quantised(), replace(founding.choice, precision="int8")))
+    for graph, choice in graphs:
+        quickly = partial(_recognise_quickly, GraphRecogniser(graph, choice=choice), tiles)
+        for way in (plainly, quickly):
+            way()  # kernels are chosen at the first call
+        what = f"the founding network on {len(tiles)} tiles, {choice.precision}"
+        found.append(_compared("runtime", what, "tiles/s", len(tiles), (plainly, quickly), stage.wish.repeats))
+    return found
 
-    def quickly() -> None:
-        for begin in range(0, len(tiles), BATCH):
-            recogniser.predict_proba(tiles[begin : begin + BATCH])
 
-    ways = (partial(_recognise_plainly, founding.module, tiles), quickly)
-    for way in ways:
-        way()  # kernels are chosen at the first call
-    what = f"the founding network on {len(tiles)} tiles, {founding.choice.precision}"
-    return [_compared("runtime", what, "tiles/s", len(tiles), ways, stage.wish.repeats)]
+def _recognise_quickly(recogniser: GraphRecogniser, tiles: NDArray[np.uint8]) -> None:
+    for begin in range(0, len(tiles), BATCH):
+        recogniser.predict_proba(tiles[begin : begin + BATCH])
 
 
 def _recognise_plainly(module: "nn.Module", tiles: NDArray[np.uint8]) -> None:

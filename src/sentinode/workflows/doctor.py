@@ -5,6 +5,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import import_module, metadata
@@ -152,9 +153,9 @@ def _runtime() -> Finding:
         return Finding("Runtime", "ok", f"{machine.engine}, {precision}; not measured yet: the first predict does that")
     latest = choices[-1]
     way = f"{latest.streams} x {latest.batch} tiles at a time, {latest.rate or 0:,.0f} tiles a second when measured"
-    n_models = f"{len(choices)} model{'s' * (len(choices) != 1)}"
+    each = ", ".join(f"{n} in {name}" for name, n in Counter(one.precision for one in choices).items())
     return Finding(
-        "Runtime", "ok", f"{machine.engine}, {precision}; {n_models} measured, the latest: {latest.precision}, {way}"
+        "Runtime", "ok", f"{machine.engine}, {precision}; measured: {each}; the latest: {latest.precision}, {way}"
     )
 
 

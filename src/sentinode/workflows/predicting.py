@@ -39,6 +39,7 @@ from sentinode.inference.summary import TOP, Field, slide_score, suspicious_fiel
 from sentinode.models.bundle import Bundle, PromiseFacts, read_bundle
 from sentinode.models.explaining import log_odds_of, occlusion_map
 from sentinode.models.runtime import DenseRecogniser, Recogniser, open_dense, open_recogniser
+from sentinode.models.tuning import PrecisionWish
 from sentinode.report.cohort_page import write_cohort_page
 from sentinode.report.heatmap import heat_overlay, map_over_field
 from sentinode.report.overlay import write_overlay
@@ -112,8 +113,9 @@ class PredictionWish:
         Whether the gallery shows what the answers rest on, too: about a hundred answers more for each field.
     readers : int
         Threads that read.
-    precision : {"auto", "float32"}
-        Whether the model may be computed in bf16 where the CPU does that.
+    precision : {"auto", "float32", "int8"}
+        Whether the model may be computed in bf16 where the CPU does that, or shall be in int8. A model that promises
+        something of slides is computed in float32 all the same.
     site : str
         Where the slides are from: by the promise for that site they are sorted; ``""``: by that for all.
     heatmap : {"tiles", "dense"}
@@ -135,7 +137,7 @@ class PredictionWish:
     overlay: bool = True
     maps: bool = False
     readers: int = 2
-    precision: Literal["auto", "float32"] = "auto"
+    precision: PrecisionWish = "auto"
     site: str = ""
     heatmap: Literal["tiles", "dense"] = "tiles"
 
@@ -229,7 +231,8 @@ def predict_slides(
     Raises
     ------
     ModelError
-        If the bundle cannot be read, does not say at which mpp it was trained, or cannot be run densely.
+        If the bundle cannot be read, does not say at which mpp it was trained, cannot be run densely, or does not
+        offer the int8 that was asked for.
     PlanError
         If the bundle promises nothing of the site.
     SlideError
@@ -252,7 +255,9 @@ def predict_slides(
     recogniser = open_recogniser(bundle, quick=True, precision="float32" if promised else wish.precision)
     work = _work(bundle, recogniser, out, wish, listen, len(slides))
     if wish.heatmap == "dense":
-        work = work._replace(dense=open_dense(bundle, precision=recogniser.runtime.get("precision", "float32")))
+        # int8 was rounded and measured for tiles.
+        quick = recogniser.runtime.get("precision") == "bf16"
+        work = work._replace(dense=open_dense(bundle, precision="bf16" if quick else "float32"))
     jobs = [(path, (work, path, number)) for number, path in enumerate(slides, start=1)]
     results, failures = [], {}
     for path, outcome in run_jobs(_do_slide, jobs):

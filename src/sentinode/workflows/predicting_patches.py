@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from sentinode.errors import ExportError, ManifestError, ModelError
 from sentinode.evaluation.typicality import unlike_training
 from sentinode.models.bundle import Bundle, read_bundle
 from sentinode.models.runtime import Recogniser, open_recogniser
+from sentinode.models.tuning import PrecisionWish
 from sentinode.report.patches_page import PatchesView, write_patches_page
 from sentinode.slides.naming import is_slide_name
 from sentinode.storage import whole_files
@@ -129,7 +130,7 @@ def predict_patches(
     out: Path | str,
     *,
     mpp: float | None = None,
-    precision: Literal["auto", "float32"] = "auto",
+    precision: PrecisionWish = "auto",
     allow_atypical: bool = False,
     trail: Path | str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -146,8 +147,8 @@ def predict_patches(
         Folder for both files; they appear whole, and together.
     mpp : float, optional
         Micrometres a pixel of the patches; refused where the model was trained at another one.
-    precision : {"auto", "float32"}
-        Whether the model may be computed in bf16 where the CPU does that.
+    precision : {"auto", "float32", "int8"}
+        Whether the model may be computed in bf16 where the CPU does that, or shall be in int8.
     allow_atypical : bool
         Whether patches that are unlike the training images in structure are recognised all the same, at one's own
         risk. Nonsense (glass, noise, another stain) stays refused.
@@ -164,7 +165,7 @@ def predict_patches(
     Raises
     ------
     ModelError
-        If the bundle cannot be read, takes features, or was trained at another mpp.
+        If the bundle cannot be read, takes features, was trained at another mpp, or does not offer the int8 asked for.
     ManifestError
         If there is no patch, or none can be read.
     ExportError

@@ -39,12 +39,14 @@ from sentinode.evaluation.typicality import evenly, fit_typicality
 from sentinode.models.bundle import (
     ESTIMATOR_FILE,
     GRAPH_FILE,
+    INT8_FILES,
     KNOWN_TILES_FILE,
     TYPICALITY_FILE,
     Bundle,
     BundleFacts,
     CalibrationFacts,
     DataFacts,
+    Int8Facts,
     PromiseFacts,
     TileFacts,
     Value,
@@ -56,7 +58,9 @@ from sentinode.models.bundle import (
 from sentinode.models.encoder import Encoder, read_encoder
 from sentinode.models.graph import NetworkAlgorithm, write_graph
 from sentinode.models.identities import Salt, Seen, image_digest, laboratory_salt
-from sentinode.models.runtime import open_recogniser
+from sentinode.models.quantising import RANGING_TILES, measure_closeness, quantise_graph, require_quantiser
+from sentinode.models.runtime import GraphRecogniser, open_recogniser, this_machine
+from sentinode.models.tuning import Recognise, RuntimeChoice, apart_on_drawn
 from sentinode.study.measure import versions
 from sentinode.workflows.evaluating import measure_predictions, measure_reliability, slides_of
 from sentinode.workflows.refusing import fit_known_tiles
@@ -106,6 +110,8 @@ class TrainingWish:
         Whether a promise is made for each site as well; each needs as many patients.
     encoder : Path, optional
         A TOML file that states a local encoder (`sentinode.models.encoder`): the algorithm is a head on its features.
+    int8 : bool
+        Whether the network is quantised, too, and offered in int8 where the calibrate part says that nothing is lost.
     """
 
     algorithm: str = DEFAULT_ALGORITHM
@@ -121,6 +127,7 @@ class TrainingWish:
     delta: float = 0.05
     by_site: bool = False
     encoder: Path | None = None
+    int8: bool = False
 
 
 @dataclass(frozen=True)
@@ -183,7 +190,7 @@ def train_model(
     ModelError
         If training diverges, the classes are too few, or the salt of the laboratory cannot be read.
     MissingExtra
-        If the algorithm needs torch and it is not installed.
+        If the algorithm needs torch, or int8 NNCF, and it is not installed.
     ExportError
         If `out` is there already, or it or the salt of the laboratory cannot be written.
     """
@@ -193,11 +200,10 @@ def train_model(
     salt = laboratory_salt()
     require_extra(wish.algorithm)
     require_promise(wish.alpha, wish.delta)
-    if wish.by_site and not wish.certify:
-        raise PlanError("--by-site is of the promises of the triage: give the share of patients to --certify, too")
     spec = AlgorithmSpec(wish.algorithm, wish.settings)
     settings = {**algorithm_settings(wish.algorithm), **wish.settings}
-    build_algorithm(spec, wish.seed)  # an impossible setting is told before hours of reading
+    # What is impossible is told before hours of reading.
+    _require_wish(wish, build_algorithm(spec, wish.seed))
     table = read_manifest(manifest)
     encoder = None if wish.encoder is None else _encoder(wish.encoder, wish, table)
     work = _workplace(out)
@@ -244,6 +250,9 @@ def train_model(
         {**_content(algorithm, size, work), **_typicality(table, pixels, split)},
         _seen(table, pixels, split, salt),
     )
+    if wish.int8:
+        int8, files = _int8(work, facts, table, pixels, split)
+        facts, content = facts.model_copy(update={"int8": int8}), {**content, **files}
     if len(split.certify):
         # What is certified is what will be used: the same files, opened in the same way, without the promise only.
         shutil.rmtree(work / "draft", ignore_errors=True)
@@ -287,6 +296,18 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, object]:
         except tomllib.TOMLDecodeError:
             settings[name] = text
     return settings
+
+
+def _require_wish(wish: TrainingWish, algorithm: Algorithm) -> None:
+    if wish.by_site and not wish.certify:
+        raise PlanError("--by-site is of the promises of the triage: give the share of patients to --certify, too")
+    if not wish.int8:
+        return
+    if not isinstance(algorithm, NetworkAlgorithm):
+        raise PlanError(f"--int8 is of networks, and {wish.algorithm} is none; leave it out")
+    if not wish.calibrate:
+        raise PlanError("--int8 is held against float32 on patients of its own: give their share to --calibrate, too")
+    require_quantiser()
 
 
 def _workplace(out: Path) -> Path:
@@ -414,6 +435,39 @@ def _calibration(
         before=before,
         after=after,
     )
+
+
+def _int8(
+    work: Path, facts: BundleFacts, table: Manifest, pixels: NDArray[np.uint8], split: Split
+) -> tuple[Int8Facts, dict[str, bytes]]:
+    """Quantise the network, and hold it against float32.
+
+    Returns
+    -------
+    Int8Facts
+        With the verdict.
+    dict of str to bytes
+        The files, where int8 is offered.
+    """
+    graph, rounded, machine = work / GRAPH_FILE, work / INT8_FILES[0], this_machine()
+    rows = split.train[evenly(len(split.train), RANGING_TILES)]
+    quantise_graph(graph, (np.asarray(pixels[row]) for row in rows.tolist()), rounded)
+
+    def build(choice: RuntimeChoice) -> Recognise:
+        return GraphRecogniser(rounded if choice.precision == "int8" else graph, choice=choice).predict_proba
+
+    column, rows = facts.columns.index(facts.positive), split.calibrate
+    parts = np.array_split(rows, max(1, len(rows) // 64))
+    plain, quick = (
+        np.concatenate([recognise(np.asarray(pixels[part]))[:, column] for part in parts])
+        for recognise in (build(RuntimeChoice(machine.engine)), build(RuntimeChoice(machine.engine, "int8")))
+    )
+    positive = (table.frame["label"].iloc[rows] == table.positive).to_numpy()
+    found = measure_closeness(positive, plain, quick, table.groups[rows])
+    told = {name: value if np.isfinite(value) else None for name, value in asdict(found).items()}
+    apart = apart_on_drawn(machine, "int8", (facts.tile.height, facts.tile.width), build)
+    offered = () if found.refusal else INT8_FILES
+    return Int8Facts(**told, apart=apart, refusal=found.refusal), {name: (work / name).read_bytes() for name in offered}
 
 
 def _promises(
