@@ -12,9 +12,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from sentinode.algorithms.description import EpochRecord, LayerRow
-from sentinode.algorithms.efficientnet_lite import n_epochs
+from sentinode.algorithms.efficientnet_lite import STAGES, describe_body, n_epochs
 from sentinode.algorithms.imagenet_cnn import ImageNetCNN
-from sentinode.algorithms.layers import Conv, GlobalPool, Layer, build_network, trace_layers
 from sentinode.algorithms.registry import PatchSequence
 from sentinode.algorithms.samples import encode_labels, encode_stop, patch_size, require_size
 from sentinode.algorithms.training_plan import TrainingPlan
@@ -23,28 +22,19 @@ from sentinode.errors import PlanError
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["SMALL_LAYERS", "DistilledCNN"]
+__all__ = ["SMALL_STAGES", "DistilledCNN"]
 
-SMALL_LAYERS: tuple[Layer, ...] = (
-    Conv(16, kernel=5, stride=2),
-    Conv(32, stride=2),
-    *(Conv(32),) * 3,
-    Conv(64, stride=2),
-    *(Conv(64),) * 3,
-    Conv(128, stride=2),
-    *(Conv(128),) * 3,
-    GlobalPool("mean"),
-)
-"""The student without its softmax: an early stride, for the first layers of a network take most of its time."""
+SMALL_STAGES = (*STAGES[:4], replace(STAGES[4], blocks=1))
+"""Of EfficientNet-lite0, what the student has: nine of sixteen blocks, a tenth of the weights, without the head."""
 
 
 class DistilledCNN(BaseEstimator):
-    """A small convolutional network that learned the answers of `ImageNetCNN`.
+    """The first stages of the default network, which learned the answers of all of it.
 
-    The default network is trained first, as always. Then the small one sees each training patch in the stain and
-    the camera of a random laboratory, turned, every second one blended with another patch, and learns what the
-    default network says of that very image (`Teacher`). It has no batch norm, and so no statistics of the training
-    slides.
+    `ImageNetCNN`, the teacher, is trained first, as always. Then the student, its first nine blocks with the weights
+    of ImageNet, sees each training patch as it is, not enlarged, in the stain and the camera of a random laboratory,
+    turned, every second one blended with another patch, and learns what the teacher says of that very image
+    (`Teacher`).
 
     Parameters
     ----------
@@ -67,7 +57,7 @@ class DistilledCNN(BaseEstimator):
     threads : int, optional
         Of the CPU; None takes what torch has been set to. Another number of threads changes the last bits.
     seed : int
-        Where weights, order of the patches and augmentation come from, the teacher's included.
+        Where the last layer's weights, the order of the patches and augmentation come from, the teacher's included.
 
     Attributes
     ----------
@@ -88,7 +78,7 @@ class DistilledCNN(BaseEstimator):
     --------
     >>> rows = DistilledCNN().describe((96, 96))
     >>> sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows)
-    (679746, 58503424)
+    (360514, 32634656)
     """
 
     EXTRA: ClassVar[str] = "train"
@@ -100,9 +90,9 @@ class DistilledCNN(BaseEstimator):
     def __init__(  # noqa: PLR0913 - scikit-learn's contract: every setting is an argument
         self,
         *,
-        epochs: int = 100,
-        patches_seen: int = 100_000,
-        batch_size: int = 64,
+        epochs: int = 40,
+        patches_seen: int = 20_000,
+        batch_size: int = 32,
         learning_rate: float = 1e-3,
         temperature: float = 2.0,
         teacher_patches_seen: int = 20_000,
@@ -154,7 +144,7 @@ class DistilledCNN(BaseEstimator):
         Raises
         ------
         PlanError
-            If a setting is impossible, or a layer for patches of this size.
+            If a setting is impossible.
         ModelError
             If there are fewer than two classes, the stop part has a class that was not trained, or a training
             diverges.
@@ -167,7 +157,6 @@ class DistilledCNN(BaseEstimator):
         self._check()
         self.classes_, codes = encode_labels(X, y)
         self.size_ = patch_size(X)
-        self.network_ = build_network(SMALL_LAYERS, self.size_, len(self.classes_), self.seed)
         of_teacher: list[EpochRecord] = []
 
         def heard(record: EpochRecord) -> None:
@@ -176,6 +165,7 @@ class DistilledCNN(BaseEstimator):
                 on_epoch(of_teacher[-1])
 
         self.teacher_ = self._teacher().fit(X, y, stop=stop, on_epoch=heard, checkpoint=checkpoint)
+        self.network_ = fine_tuning.small_student(SMALL_STAGES, len(self.classes_), self.seed)
         self.training_ = training.fit_network(
             self.network_,
             X,
@@ -260,7 +250,12 @@ class DistilledCNN(BaseEstimator):
         """
         # PlanError is that of the parts.
         self._check()
-        return trace_layers(SMALL_LAYERS, size, len(self.classes_) if hasattr(self, "classes_") else 2)
+        n_classes, features = len(self.classes_) if hasattr(self, "classes_") else 2, SMALL_STAGES[-1].filters
+        return (
+            *describe_body(max(size), SMALL_STAGES, head=False),
+            LayerRow("mean over the image", str(features), 0, 0),
+            LayerRow("softmax", str(n_classes), (features + 1) * n_classes, features * n_classes),
+        )
 
     def _teacher(self) -> ImageNetCNN:
         return ImageNetCNN(

