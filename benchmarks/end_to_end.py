@@ -31,6 +31,7 @@ from torch import nn
 from predict_sizes import Discs, drawn_field, untaught_model
 from sentinode.algorithms.layers import build_network
 from sentinode.algorithms.paper_cnn import PAPER_LAYERS
+from sentinode.execution import keep_memory
 from sentinode.models.bundle import read_bundle
 from sentinode.models.runtime import this_machine
 from sentinode.slides.pyramid import write_pyramid
@@ -66,6 +67,7 @@ class Row(NamedTuple):
 def main(repeats: int, *, write: bool) -> None:
     """Draw, measure, print."""
     torch.set_num_threads(os.cpu_count() or 1)
+    keep_memory()  # as the command line does; the plain way has it, too
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         models = {title: untaught_model(folder, algorithm) for title, algorithm in _MODELS.items()}
