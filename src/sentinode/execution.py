@@ -37,7 +37,7 @@ def keep_memory() -> bool:
     """Let this process use memory again that it has freed, where glibc would give it back and ask for it anew.
 
     Arrays of some hundred kilobytes come and go with each few tiles. Each time the system hands out clean pages, which
-    takes a fifth of the time that tiles are judged in. What is kept is 256 MiB at most; the peak is what it was.
+    takes a fifth of the time that tiles are judged in. At the end of each thread's memory 256 MiB are kept at most.
 
     Returns
     -------

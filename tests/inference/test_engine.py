@@ -146,8 +146,9 @@ def test_flagged_tiles_are_not_recognised():
 def test_a_slide_without_a_clean_tile_has_no_probability():
     inspect = judged_by(lambda tiles: np.full(len(tiles), "blur"))
     found = recognise_tiles(slide_of(GreyRamp()), grid()[:5], Size(10, 10), MeanRed(), n_classes=2, inspect=inspect)
-    assert found.proba.shape == (5, 2)
+    assert found.proba.shape == found.measured.shape == (5, 2)
     assert np.isnan(found.proba).all()
+    assert np.isnan(found.measured).all()
 
 
 def test_tiles_that_are_skipped_are_not_read_and_keep_their_reason():

@@ -136,6 +136,12 @@ class TestTiles:
         assert np.isnan(gate.p_values(gate.measure(new))).all()
         assert gate.look(np.array([""] * len(new)), gate.measure(new), allow=False, what="tiles").level == "unknown"
 
+    @pytest.mark.parametrize("columns", [0, 2])
+    def test_a_slide_of_which_nothing_could_be_measured_is_unknown(self, model, columns):
+        gate, flag = gate_of(model), np.array(["blur"] * 4 + ["air"] * 2)
+        look = gate.look(flag, np.full((6, columns), np.nan, np.float32), allow=False, what="tissue tiles")
+        assert (look.level, look.refusal) == ("unknown", "")
+
     def test_what_a_model_was_trained_on_is_no_nonsense_for_it(self, new):
         brown = new[..., [0, 2, 1]]
         known = fit_known_tiles([brown], [f"p{row % 6}" for row in range(len(brown))])

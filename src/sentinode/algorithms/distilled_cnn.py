@@ -17,7 +17,7 @@ from sentinode.algorithms.imagenet_cnn import ImageNetCNN
 from sentinode.algorithms.registry import PatchSequence
 from sentinode.algorithms.samples import encode_labels, encode_stop, patch_size, require_size
 from sentinode.algorithms.training_plan import TrainingPlan
-from sentinode.errors import PlanError
+from sentinode.errors import ModelError, PlanError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,6 +50,8 @@ class DistilledCNN(BaseEstimator):
         1 or more: how much of what the teacher holds unlikely counts.
     teacher_patches_seen : int
         ``patches_seen`` of the teacher.
+    teacher_learning_rate : float
+        ``learning_rate`` of the teacher.
     precision : {"auto", "bf16", "float32"}
         ``"auto"`` takes bf16 where the CPU or the device computes with it.
     device : {"auto", "cpu", "cuda", "mps"}
@@ -96,6 +98,7 @@ class DistilledCNN(BaseEstimator):
         learning_rate: float = 1e-3,
         temperature: float = 2.0,
         teacher_patches_seen: int = 20_000,
+        teacher_learning_rate: float = 5e-4,
         precision: str = "auto",
         device: str = "auto",
         threads: int | None = None,
@@ -107,6 +110,7 @@ class DistilledCNN(BaseEstimator):
         self.learning_rate = learning_rate
         self.temperature = temperature
         self.teacher_patches_seen = teacher_patches_seen
+        self.teacher_learning_rate = teacher_learning_rate
         self.precision = precision
         self.device = device
         self.threads = threads
@@ -164,7 +168,12 @@ class DistilledCNN(BaseEstimator):
             if on_epoch is not None:
                 on_epoch(of_teacher[-1])
 
-        self.teacher_ = self._teacher().fit(X, y, stop=stop, on_epoch=heard, checkpoint=checkpoint)
+        self.teacher_ = self._teacher()
+        try:
+            self.teacher_.fit(X, y, stop=stop, on_epoch=heard, checkpoint=checkpoint)
+        except ModelError as error:
+            told = str(error).replace("learning_rate", "teacher_learning_rate")
+            raise ModelError(f"of the teacher: {told}") from error
         self.network_ = fine_tuning.small_student(SMALL_STAGES, len(self.classes_), self.seed)
         self.training_ = training.fit_network(
             self.network_,
@@ -260,6 +269,7 @@ class DistilledCNN(BaseEstimator):
     def _teacher(self) -> ImageNetCNN:
         return ImageNetCNN(
             patches_seen=self.teacher_patches_seen,
+            learning_rate=self.teacher_learning_rate,
             precision=self.precision,
             device=self.device,
             threads=self.threads,

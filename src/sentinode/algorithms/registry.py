@@ -159,7 +159,7 @@ def algorithm_class(name: str) -> type[Algorithm]:
     >>> algorithm_class("kernel-swm")
     Traceback (most recent call last):
     sentinode.errors.PlanError: there is no algorithm 'kernel-swm'; did you mean 'kernel-svm'?
-    Known are: imagenet-cnn, best, paper-cnn, dbn, ...majority, logistic-head, mlp-head, svm-head
+    Known are: imagenet-cnn, best, distilled-cnn, paper-cnn, ...majority, logistic-head, mlp-head, svm-head
     """
     if name not in ALGORITHMS:
         raise PlanError(f"there is no algorithm '{name}'{_nearest(name, ALGORITHMS)}")

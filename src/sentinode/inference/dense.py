@@ -120,11 +120,10 @@ class DenseMap:
         across, down = raster.downsample
         rows = self._cells(np.arange(window.y, window.bottom + 1) * down, axis=1)
         columns = self._cells(np.arange(window.x, window.right + 1) * across, axis=0)
-        known = ~np.isnan(self.proba)
         # Of a large map, most cells are far from a small window.
         part = tuple(slice(max(0, one.min()), max(0, one.max())) for one in (rows, columns))
         sums = []
-        for values in (np.nan_to_num(self.proba[part]), known[part]):
+        for values in (np.nan_to_num(self.proba[part]), ~np.isnan(self.proba[part])):
             corner = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
             corner[1:, 1:] = values.cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
             y, x = (

@@ -159,12 +159,12 @@ def recognise_tiles(  # noqa: PLR0913 - each is a choice of its own
             came = time.perf_counter()
             flag[batch.rows] = batch.flag
             clean = batch.flag == ""
+            if measured is None:
+                measured = np.full((len(boxes), batch.measured.shape[1]), np.nan, dtype=np.float32)
+            measured[batch.rows[clean]] = batch.measured[clean]
             if clean.any():
                 pixels = batch.pixels if clean.all() else batch.pixels[clean]
                 proba[batch.rows[clean]] = recogniser.predict_proba(pixels)
-                if measured is None:
-                    measured = np.full((len(boxes), batch.measured.shape[1]), np.nan, dtype=np.float32)
-                measured[batch.rows[clean]] = batch.measured[clean]
             waiting, reading, judging = waiting + came - asked, reading + batch.reading, judging + batch.judging
             asked = time.perf_counter()
             recognising += asked - came

@@ -147,10 +147,14 @@ def open_recogniser(
     ModelError
         If a file of the bundle cannot be read, or would bring to life what is not ours; or int8 is asked for, and the
         bundle does not offer it or this machine does not run it.
+    ValueError
+        If int8 is asked for without `quick`.
     """
     # ModelError is that of the steps.
     facts = bundle.facts
     if precision == "int8":
+        if not quick:
+            raise ValueError("int8 is a quick way: it is chosen with quick=True")
         _require_int8(bundle)
     order = np.array([facts.columns.index(label) for label in facts.classes])
     calibration = facts.calibration.calibration if calibrated and facts.calibration is not None else None

@@ -1,8 +1,6 @@
 """What several measures of tiles share: their colours apart, densities over white, and pixels of twice the side."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,35 +15,39 @@ CHUNK = 8
 """Tiles measured at a time: more fall out of the cache of a core."""
 
 
-@dataclass(frozen=True, eq=False)
 class ColourPlanes:
-    """A few tiles, colour by colour: numbers that lie side by side are quicker to reckon with.
+    """A few tiles, colour by colour: numbers that lie side by side are quicker to reckon with. Of one thread.
 
     Parameters
     ----------
     pixels : (n, h, w, 3) uint8
         As they were read.
+
+    Attributes
+    ----------
+    light : (3, n, h, w) uint8
+        The same.
     """
 
-    pixels: Pixels
+    def __init__(self, pixels: Pixels) -> None:
+        self.light: Pixels = np.ascontiguousarray(np.moveaxis(pixels, 3, 0))
+        # No cached_property: in Python 3.11 all of a class share one lock, and threads would wait for each other.
+        self._density: Floats | None = None
 
     def __len__(self) -> int:
-        return len(self.pixels)
+        return int(self.light.shape[1])
 
     @property
     def side(self) -> int:
         """Of the tiles, the shorter one."""
-        return int(min(self.pixels.shape[1:3]))
+        return int(min(self.light.shape[2:]))
 
-    @cached_property
-    def light(self) -> Pixels:
-        """(3, n, h, w) uint8."""
-        return np.ascontiguousarray(np.moveaxis(self.pixels, 3, 0))
-
-    @cached_property
+    @property
     def density(self) -> Floats:
-        """(3, n, h, w) float32: natural density over white."""
-        return over_white(self.light.astype(np.float32))
+        """(3, n, h, w) float32: natural density over white; made when it is asked for first."""
+        if self._density is None:
+            self._density = over_white(self.light.astype(np.float32))
+        return self._density
 
 
 def colour_planes(pixels: Pixels) -> Iterator[ColourPlanes]:
@@ -80,8 +82,8 @@ def over_white(light: Floats) -> Floats:
 
     Examples
     --------
-    >>> over_white(np.array([255, 51, 0], dtype=np.float32)).round(3).tolist()
-    [0.0, 1.609, 5.541]
+    >>> [f"{one:.3f}" for one in over_white(np.array([255, 51, 0], dtype=np.float32))]
+    ['0.000', '1.609', '5.541']
     """
     np.maximum(light, np.float32(1), out=light)
     np.log(light, out=light)

@@ -51,7 +51,7 @@ from sentinode.slides.slide import Slide, open_slide
 from sentinode.slides.tiling import MINIMUM_TISSUE, TileGrid, tile_grid
 from sentinode.slides.tissue import survey
 from sentinode.storage import abandoned, whole_file, whole_folder
-from sentinode.workflows.refusing import Gate, SlideLook, gate_of
+from sentinode.workflows.refusing import JUDGING, Gate, SlideLook, gate_of
 from sentinode.workflows.slide_inputs import find_slides, require_shares
 from sentinode.workflows.trail import TRAIL, require_unchanged, trail_file, write_trail
 
@@ -363,7 +363,7 @@ def _do_slide(job: tuple[_Work, Path, int]) -> dict[str, Any]:
 def _key(work: _Work, slide: Slide) -> str:
     # Everything that the result of a slide depends on.
     known = {
-        "version": __version__,
+        "version": f"{__version__}, judging {JUDGING}",
         "model": work.bundle.digest,
         "slide": slide.info.fingerprint,
         "mpp": slide.info.mpp,
@@ -547,6 +547,7 @@ def slide_scoring(wish: PredictionWish | None = None) -> dict[str, Any]:
         "minimum_tissue": wish.minimum_tissue,
         "check_quality": wish.check_quality,
         "precision": "float32",
+        "judging": JUDGING,
         "sentinode": __version__,
     }
 

@@ -24,13 +24,17 @@ from sentinode.slides.bright_field import FINDINGS, RULES, SMALLEST_PX, bright_f
 from sentinode.slides.densities import ColourPlanes, colour_planes
 from sentinode.slides.quality import REASONS, quality_of_planes
 
-__all__ = ["Gate", "SlideLook", "fit_known_tiles", "gate_of", "patch_refusals"]
+__all__ = ["JUDGING", "Gate", "SlideLook", "fit_known_tiles", "gate_of", "patch_refusals"]
 
 Level: TypeAlias = Literal["unknown", "typical", "unusual", "atypical", "nonsense"]
 
 MOST = 0.5
 """Share of the tiles of a slide: of one that has more nonsense, or more tiles of another structure, the rest no longer
 stands for a section as the model knows them. The same share as for blur and ink (`sentinode.slides.quality`)."""
+
+JUDGING = 2
+"""Raised when what is found to be wrong with tiles, or how they are measured, may be another than before: what was
+recognised or promised under another number is not taken for what would be now."""
 
 MOST_OF_TRAINING: Mapping[str, float] = MappingProxyType({"blank": 0.25, "noise": 0.05, "dark": 0.05, "stain": 0.05})
 """Rule -> share of the training images up to which it holds for a model: one that was trained on another stain knows
@@ -198,7 +202,8 @@ class Gate:
             (worst, n), share = odd.most_common(1)[0], odd.total() / n_fit
             why = f"{100 * share:.0f} % of its {what} cannot be haematoxylin and eosin; {_percent(n, n_fit)} are "
             return SlideLook("nonsense", f"{why}{FINDINGS[worst]}", "", {**facts, "verdict": "nonsense"})
-        there = np.isfinite(distance).all(axis=1)
+        # Where all tiles lie in air, none was read, and there is no column.
+        there = np.isfinite(distance).all(axis=1) & (distance.shape[1] > 0)
         if self.everything is None or not there.any():
             return SlideLook("unknown", "", "", {**facts, "verdict": "unknown"})
         unlike, otherwise = (self.p_values(distance[there]) <= ATYPICAL).mean(axis=0).tolist()
