@@ -29,7 +29,13 @@ FINE_TUNED = {"epochs": 5, "enlarge": 1.5, "batch_size": 15, "learning_rate": 1e
 FAST = {
     "imagenet-cnn": FINE_TUNED,
     "best": {**FINE_TUNED, "members": 2, "views": 8},
-    "distilled-cnn": {"epochs": 12, "batch_size": 10, "learning_rate": 2e-3},
+    "distilled-cnn": {
+        "epochs": 6,
+        "batch_size": 10,
+        "learning_rate": 2e-3,
+        "teacher_patches_seen": 200,
+        "teacher_learning_rate": 1e-3,
+    },
     "paper-cnn": {
         "layers": [{"conv": 8, "kernel": 3}, {"pool": "max", "size": 4}, {"dense": 16}],
         "epochs": 8,
