@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sentinode.errors import SlideError
 from sentinode.geometry import Box, Raster, Size
+from sentinode.inference import dense
 from sentinode.inference.dense import ALIKE, FEW, Agreement, DenseMap, _fields, recognise_densely
 from sentinode.inference.predictions import TilePredictions
 from sentinode.seeds import stream
@@ -95,6 +97,12 @@ def test_each_point_is_that_of_its_place_and_only_recognised_tiles_have_any():
     assert not known[3:6, 3:9].any(), "the two tiles that were left out"
     assert agreement.tiles == 38
     assert agreement.largest_difference <= 1 / 255
+
+
+def test_more_points_than_memory_is_meant_for_are_refused_before_anything_is_read(monkeypatch):
+    monkeypatch.setattr(dense, "MOST_POINTS", 15 * 24 - 1)
+    with pytest.raises(SlideError, match=r"360 points, 8 um apart: too many; leave out --heatmap dense"):
+        recognise_densely(slide(), predictions(), MiddleRed())
 
 
 @pytest.mark.parametrize("stride", [Fraction(8), Fraction(16, 3)])

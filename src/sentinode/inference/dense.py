@@ -18,6 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 from scipy import stats
 
+from sentinode.errors import SlideError
 from sentinode.geometry import Box, Raster, Size
 from sentinode.inference.engine import read_ahead
 from sentinode.inference.predictions import TilePredictions
@@ -31,6 +32,9 @@ ALIKE = 0.98
 FEW, LITTLE = 20, 0.05
 """With fewer tiles, or a smaller standard deviation of their probabilities, ranks say nothing: then the mean difference
 must be no larger than the second number."""
+
+MOST_POINTS = 2**24
+"""Of the rectangle around the tissue: half a gigabyte while they are painted. At 16 um from point to point, 43 cm2."""
 
 ROUND_UP = 4
 """Points along a side of a field are multiples of it: each shape that a network has not seen costs a moment."""
@@ -252,14 +256,19 @@ def recognise_densely(
     Raises
     ------
     SlideError
-        If the slide cannot be read.
+        If the slide cannot be read, or has more than `MOST_POINTS`.
     """
-    # SlideError comes out of the thread that read.
+    # SlideError comes out of the thread that read, too.
     graph = network.graph
     grid = _Grid(float(graph.stride), graph.tile, predictions.scale.downsample(predictions.mpp))
     boxes = predictions.boxes[predictions.recognised]
     places = grid.inside(boxes)
-    corner, wanted = places[:, :2].min(axis=0), _wanted(places)
+    corner = places[:, :2].min(axis=0)
+    n_points = int((places[:, 2:].max(axis=0) - corner).prod())
+    if n_points > MOST_POINTS:
+        told = f"{n_points:,} points, {predictions.scale.um(grid.stride * grid.downsample):.2g} um apart"
+        raise SlideError(f"{slide.info.path}: a dense map would have {told}: too many; leave out --heatmap dense")
+    wanted = _wanted(places)
     fields = list(_fields(wanted, graph, corner))
     proba = np.full(wanted.shape, np.nan, dtype=np.float32)
 

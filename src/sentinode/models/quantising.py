@@ -151,9 +151,13 @@ def require_quantiser() -> None:
     Raises
     ------
     MissingExtra
-        If NNCF is not installed.
+        If NNCF, or OpenVINO that runs what it makes, cannot be loaded.
     """
     _quantiser()
+    try:
+        quiet_import("openvino")
+    except (ImportError, OSError) as missing:
+        raise MissingExtra("int8", "quantising a network") from missing
 
 
 def quantise_graph(graph: Path, tiles: Iterable[NDArray[np.uint8]], out: Path) -> None:

@@ -25,6 +25,7 @@ from PIL import Image
 
 from sentinode.algorithms.registry import AlgorithmSpec, build_algorithm
 from sentinode.errors import MissingExtra, PlanError, SlideError
+from sentinode.execution import keep_memory
 from sentinode.geometry import Box, Size
 from sentinode.inference.engine import Inspect, Inspected, recognise_tiles
 from sentinode.models.graph import NetworkAlgorithm, write_graph
@@ -494,6 +495,7 @@ class _Job(NamedTuple):
 
 
 def _peak(job: _Job) -> int:
+    keep_memory()  # as the command line does
     if job.way == "quick":
         recogniser = GraphRecogniser(job.graph, choice=job.choice)
         _slide_quickly(job.path, job.wish, job.boxes, job.mpp, recogniser)
