@@ -4,23 +4,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import ClassVar, Self
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted
+from numpy.typing import ArrayLike
 
 from sentinode.algorithms.description import EpochRecord, LayerRow
 from sentinode.algorithms.efficientnet_lite import STAGES, describe_body, n_epochs
+from sentinode.algorithms.fine_tuned import FineTuned
 from sentinode.algorithms.imagenet_cnn import ImageNetCNN
 from sentinode.algorithms.registry import PatchSequence
-from sentinode.algorithms.samples import encode_labels, encode_stop, patch_size, require_size
-from sentinode.algorithms.training_plan import TrainingPlan
+from sentinode.algorithms.samples import encode_labels, encode_stop, patch_size
+from sentinode.algorithms.training_plan import require_counts
 from sentinode.errors import ModelError, PlanError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 __all__ = ["SMALL_STAGES", "DistilledCNN"]
 
@@ -28,7 +23,11 @@ SMALL_STAGES = (*STAGES[:4], replace(STAGES[4], blocks=1))
 """Of EfficientNet-lite0, what the student has: nine of sixteen blocks, a tenth of the weights, without the head."""
 
 
-class DistilledCNN(BaseEstimator):
+class _Teacher(ImageNetCNN):
+    STAGE: ClassVar[str] = "teacher"
+
+
+class DistilledCNN(FineTuned):
     """The first stages of the default network, which learned the answers of all of it.
 
     `ImageNetCNN`, the teacher, is trained first, as always. Then the student, its first nine blocks with the weights
@@ -83,7 +82,6 @@ class DistilledCNN(BaseEstimator):
     (360514, 32634656)
     """
 
-    EXTRA: ClassVar[str] = "train"
     SEARCH_SPACE: ClassVar[Mapping[str, tuple[object, ...]]] = MappingProxyType({
         "learning_rate": (5e-4, 1e-3, 2e-3),
         "temperature": (1.0, 2.0, 4.0),
@@ -161,19 +159,11 @@ class DistilledCNN(BaseEstimator):
         self._check()
         self.classes_, codes = encode_labels(X, y)
         self.size_ = patch_size(X)
-        of_teacher: list[EpochRecord] = []
-
-        def heard(record: EpochRecord) -> None:
-            of_teacher.append(replace(record, stage="teacher"))
-            if on_epoch is not None:
-                on_epoch(of_teacher[-1])
-
         self.teacher_ = self._teacher()
         try:
-            self.teacher_.fit(X, y, stop=stop, on_epoch=heard, checkpoint=checkpoint)
+            self.teacher_.fit(X, y, stop=stop, on_epoch=on_epoch, checkpoint=checkpoint)
         except ModelError as error:
-            told = str(error).replace("learning_rate", "teacher_learning_rate")
-            raise ModelError(f"of the teacher: {told}") from error
+            raise ModelError(str(error).replace("learning_rate", "teacher_learning_rate")) from error
         self.network_ = fine_tuning.small_student(SMALL_STAGES, len(self.classes_), self.seed)
         self.training_ = training.fit_network(
             self.network_,
@@ -191,53 +181,8 @@ class DistilledCNN(BaseEstimator):
             checkpoint=checkpoint,
             stage="student",
         )
-        self.log_ = tuple(replace(one, stage="teacher") for one in self.teacher_.log_) + self.training_.records
+        self.log_ = self.teacher_.log_ + self.training_.records
         return self
-
-    def predict_proba(self, X: PatchSequence) -> NDArray[np.float32]:
-        """Recognise patches.
-
-        Parameters
-        ----------
-        X : (n, h, w, 3) uint8
-            Patches of the size seen in training.
-
-        Returns
-        -------
-        (n, k) float32
-            Softmax of the student; rows sum to 1, columns as `classes_`.
-
-        Raises
-        ------
-        ModelError
-            If there are none, or they have another size than those in training.
-        """
-        # ModelError is require_size's.
-        from sentinode.algorithms import fine_tuning, training  # noqa: PLC0415 - they import torch
-
-        check_is_fitted(self)
-        require_size(X, self.size_)
-        return training.predict_network(
-            self.network_,
-            X,
-            prepare=fine_tuning.IMAGENET_STANDARDISER,
-            precision=self.precision,
-            device=self.device,
-            threads=self.threads,
-        )
-
-    def as_network(self) -> "nn.Module":
-        """Give the student as one network, to be written to a file.
-
-        Returns
-        -------
-        WholeNetwork
-            (b, h, w, 3) uint8 -> (b, k) float32 probabilities; it shares its weights with this one.
-        """
-        from sentinode.algorithms import fine_tuning, training  # noqa: PLC0415 - they import torch
-
-        check_is_fitted(self)
-        return training.WholeNetwork(self.network_, fine_tuning.IMAGENET_STANDARDISER)
 
     def describe(self, size: tuple[int, int]) -> tuple[LayerRow, ...]:
         """Describe the student layer by layer, without training.
@@ -267,7 +212,7 @@ class DistilledCNN(BaseEstimator):
         )
 
     def _teacher(self) -> ImageNetCNN:
-        return ImageNetCNN(
+        return _Teacher(
             patches_seen=self.teacher_patches_seen,
             learning_rate=self.teacher_learning_rate,
             precision=self.precision,
@@ -276,24 +221,9 @@ class DistilledCNN(BaseEstimator):
             seed=self.seed,
         )
 
-    def _training_plan(self, epochs: int) -> TrainingPlan:
-        return TrainingPlan(
-            epochs=epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            patience=0,
-            keep="last",
-            precision=self.precision,
-            device=self.device,
-            threads=self.threads,
-        )
-
     def _check(self) -> None:
         self._training_plan(self.epochs)
-        for name in ("patches_seen", "teacher_patches_seen"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise PlanError(f"{name} = {value!r}: it must be a whole number, 1 or more")
+        require_counts(patches_seen=self.patches_seen, teacher_patches_seen=self.teacher_patches_seen)
         warmth = self.temperature
         if isinstance(warmth, bool) or not isinstance(warmth, (int, float)) or not 1 <= warmth <= 100:
             raise PlanError(f"temperature = {warmth!r}: it must be a number from 1 to 100, e.g. 2")

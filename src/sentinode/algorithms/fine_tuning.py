@@ -57,12 +57,7 @@ def fine_tunable(side: int, n_classes: int, dropout: float, seed: int, *, pretra
     MissingExtra
         If the weights are not installed.
     """
-    with torch.random.fork_rng([]):
-        torch.manual_seed(torch_seed(seed, "weights"))
-        body = build_body(imagenet_weights() if pretrained else None)
-        head = nn.Linear(N_FEATURES, n_classes)
-        nn.init.normal_(head.weight, 0.0, 0.01)
-        nn.init.zeros_(head.bias)
+    body, head = _body_and_head(N_FEATURES, n_classes, seed, pretrained=pretrained)
     return nn.Sequential(_Enlarge(side), *body, _MeanOverImage(), nn.Dropout(dropout), head)
 
 
@@ -88,13 +83,20 @@ def small_student(stages: Sequence[Stage], n_classes: int, seed: int) -> nn.Sequ
     MissingExtra
         If the weights are not installed.
     """
+    body, head = _body_and_head(stages[-1].filters, n_classes, seed, pretrained=True)
+    return nn.Sequential(*body[: 1 + sum(stage.blocks for stage in stages)], _MeanOverImage(), head)
+
+
+def _body_and_head(
+    n_features: int, n_classes: int, seed: int, *, pretrained: bool
+) -> tuple[list[nn.Module], nn.Linear]:
     with torch.random.fork_rng([]):
         torch.manual_seed(torch_seed(seed, "weights"))
-        body = build_body(imagenet_weights())[: 1 + sum(stage.blocks for stage in stages)]
-        head = nn.Linear(stages[-1].filters, n_classes)
+        body = build_body(imagenet_weights() if pretrained else None)
+        head = nn.Linear(n_features, n_classes)
         nn.init.normal_(head.weight, 0.0, 0.01)
         nn.init.zeros_(head.bias)
-    return nn.Sequential(*body, _MeanOverImage(), head)
+    return body, head
 
 
 def other_laboratory(batch: Tensor, generator: np.random.Generator) -> Tensor:

@@ -5,16 +5,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Self
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted
+from numpy.typing import ArrayLike
 
 from sentinode.algorithms.description import EpochRecord, LayerRow
 from sentinode.algorithms.efficientnet_lite import describe_fine_tuned, n_epochs, network_side
+from sentinode.algorithms.fine_tuned import FineTuned
 from sentinode.algorithms.registry import PatchSequence
-from sentinode.algorithms.samples import encode_labels, encode_stop, patch_size, require_size
-from sentinode.algorithms.training_plan import TrainingPlan
+from sentinode.algorithms.samples import encode_labels, encode_stop, patch_size
+from sentinode.algorithms.training_plan import require_counts
 from sentinode.errors import PlanError
 
 if TYPE_CHECKING:
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["ImageNetCNN", "ImageNetEnsemble"]
 
 
-class ImageNetCNN(BaseEstimator):
+class ImageNetCNN(FineTuned):
     """EfficientNet-lite0 with ImageNet weights, fine-tuned under stains of other laboratories.
 
     Three things make it see on slides of another scanner what it saw on its own: its batch norms keep the
@@ -80,7 +78,7 @@ class ImageNetCNN(BaseEstimator):
     ('enlarge to 144 px', 3373570)
     """
 
-    EXTRA: ClassVar[str] = "train"
+    STAGE: ClassVar[str] = "train"
     SEARCH_SPACE: ClassVar[Mapping[str, tuple[object, ...]]] = MappingProxyType({
         "learning_rate": (2.5e-4, 5e-4, 1e-3),
         "batch_size": (16, 32),
@@ -182,58 +180,13 @@ class ImageNetCNN(BaseEstimator):
                 augment=fine_tuning.other_laboratory,
                 on_epoch=on_epoch,
                 checkpoint=checkpoint,
-                stage="train" if self.members == 1 else f"member {member}",
+                stage=self.STAGE if self.members == 1 else f"member {member}",
             )
             networks.append(network)
             self.log_ += self.training_.records
         single = self.members == 1 and self.views == 1
         self.network_ = networks[0] if single else fine_tuning.AveragedNetworks(networks, self.views).eval()
         return self
-
-    def predict_proba(self, X: PatchSequence) -> NDArray[np.float32]:
-        """Recognise patches.
-
-        Parameters
-        ----------
-        X : (n, h, w, 3) uint8
-            Patches of the size seen in training.
-
-        Returns
-        -------
-        (n, k) float32
-            Softmax; rows sum to 1, columns as `classes_`.
-
-        Raises
-        ------
-        ModelError
-            If there are none, or they have another size than those in training.
-        """
-        # ModelError is require_size's.
-        from sentinode.algorithms import fine_tuning, training  # noqa: PLC0415 - they import torch
-
-        check_is_fitted(self)
-        require_size(X, self.size_)
-        return training.predict_network(
-            self.network_,
-            X,
-            prepare=fine_tuning.IMAGENET_STANDARDISER,
-            precision=self.precision,
-            device=self.device,
-            threads=self.threads,
-        )
-
-    def as_network(self) -> "nn.Module":
-        """Give the trained recogniser as one network, to be written to a file.
-
-        Returns
-        -------
-        WholeNetwork
-            (b, h, w, 3) uint8 -> (b, k) float32 probabilities; it shares its weights with this one.
-        """
-        from sentinode.algorithms import fine_tuning, training  # noqa: PLC0415 - they import torch
-
-        check_is_fitted(self)
-        return training.WholeNetwork(self.network_, fine_tuning.IMAGENET_STANDARDISER)
 
     def describe(self, size: tuple[int, int]) -> tuple[LayerRow, ...]:
         """Describe the network stage by stage, without training.
@@ -257,24 +210,9 @@ class ImageNetCNN(BaseEstimator):
         self._check()
         return describe_fine_tuned(size, self.enlarge, len(self.classes_) if hasattr(self, "classes_") else 2)
 
-    def _training_plan(self, epochs: int) -> TrainingPlan:
-        return TrainingPlan(
-            epochs=epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            patience=0,
-            keep="last",
-            precision=self.precision,
-            device=self.device,
-            threads=self.threads,
-        )
-
     def _check(self) -> None:
         self._training_plan(self.epochs)
-        for name in ("patches_seen", "members"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise PlanError(f"{name} = {value!r}: it must be a whole number, 1 or more")
+        require_counts(patches_seen=self.patches_seen, members=self.members)
         if self.views not in (1, 8):
             raise PlanError(f"views = {self.views!r}: it must be 1 or 8")
         share = self.dropout

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from sentinode.errors import PlanError
 
-__all__ = ["TrainingPlan"]
+__all__ = ["TrainingPlan", "require_counts"]
 
 _CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "optimizer": ("adam", "sgd"),
@@ -71,10 +71,10 @@ class TrainingPlan:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0), ("threads", 1)):
-            value = getattr(self, name)
-            if (name, value) != ("threads", None) and not _is_count(value, least):
-                raise PlanError(f"{name} = {value!r}: it must be a whole number, {least} or more")
+        require_counts(epochs=self.epochs, batch_size=self.batch_size)
+        require_counts(0, patience=self.patience)
+        if self.threads is not None:
+            require_counts(threads=self.threads)
         rate = self.learning_rate
         if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
             raise PlanError(f"learning_rate = {rate!r}: it must be a positive number, e.g. 0.001")
@@ -105,5 +105,27 @@ class TrainingPlan:
         return self.learning_rate * (1 + math.cos(math.pi * (epoch - 1) / self.epochs)) / 2
 
 
-def _is_count(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def require_counts(least: int = 1, **settings: object) -> None:
+    """Refuse settings that are no whole numbers.
+
+    Parameters
+    ----------
+    least : int
+        The smallest that will do.
+    **settings : object
+        By their names.
+
+    Raises
+    ------
+    PlanError
+        Names the first that is none, or smaller.
+
+    Examples
+    --------
+    >>> require_counts(members=0)
+    Traceback (most recent call last):
+    sentinode.errors.PlanError: members = 0: it must be a whole number, 1 or more
+    """
+    for name, value in settings.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise PlanError(f"{name} = {value!r}: it must be a whole number, {least} or more")

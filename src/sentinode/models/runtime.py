@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sentinode.errors import ModelError
 from sentinode.evaluation.calibration import Calibration
-from sentinode.models.bundle import ESTIMATOR_FILE, GRAPH_FILE, INT8_FILES, Bundle
+from sentinode.models.bundle import ESTIMATOR_FILE, GRAPH_FILE, INT8_FILES, Bundle, BundleFacts
 from sentinode.models.encoder import Encoder, find_encoder
 from sentinode.models.engines import quiet_import
 from sentinode.models.tuning import Machine, Precision, PrecisionWish, Recognise, RuntimeChoice, cache_folder, choose
@@ -156,20 +156,18 @@ def open_recogniser(
         if not quick:
             raise ValueError("int8 is a quick way: it is chosen with quick=True")
         _require_int8(bundle)
-    order = np.array([facts.columns.index(label) for label in facts.classes])
-    calibration = facts.calibration.calibration if calibrated and facts.calibration is not None else None
     if GRAPH_FILE in bundle.files:
         path = bundle.folder / GRAPH_FILE
         choice = _chosen(bundle, path, precision) if quick else None
         graph = GraphRecogniser(_graph(path, choice), threads=threads, choice=choice)
-        return _InOrder(graph.predict_proba, order, MappingProxyType(asdict(graph.choice)), calibration)
+        return _in_order(graph.predict_proba, facts, asdict(graph.choice), calibrated=calibrated)
     if ESTIMATOR_FILE in bundle.files:
         runtime = {"engine": f"scikit-learn {metadata.version('scikit-learn')}"}
         recognise = _estimator(bundle.folder / ESTIMATOR_FILE)
         if facts.encoder is not None:
             runtime["encoder"] = facts.encoder.file
             recognise = _after_encoder(find_encoder(facts.encoder, bundle.folder), bundle.mpp_of_tiles(), recognise)
-        return _InOrder(recognise, order, MappingProxyType(runtime), calibration)
+        return _in_order(recognise, facts, runtime, calibrated=calibrated)
     raise ModelError(f"{bundle.folder}: holds nothing that recognises; train it again")
 
 
@@ -242,9 +240,7 @@ def open_dense(
         found = network.predict_proba(fields)  # (1, k, m, n)
         return found.reshape(found.shape[1], -1).T
 
-    order = np.array([facts.columns.index(label) for label in facts.classes])
-    calibration = facts.calibration.calibration if calibrated and facts.calibration is not None else None
-    return DenseRecogniser(graph, _InOrder(rows, order, calibration=calibration).predict_proba)
+    return DenseRecogniser(graph, _in_order(rows, facts, {}, calibrated=calibrated).predict_proba)
 
 
 def _require_int8(bundle: Bundle) -> None:
@@ -285,6 +281,12 @@ class _InOrder:
     def predict_proba(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         proba = np.ascontiguousarray(self.recognise(tiles)[:, self.order], dtype=np.float32)
         return proba if self.calibration is None else self.calibration.apply(proba)
+
+
+def _in_order(recognise: Recognise, facts: BundleFacts, runtime: Mapping[str, Any], *, calibrated: bool) -> _InOrder:
+    order = np.array([facts.columns.index(label) for label in facts.classes])
+    calibration = facts.calibration.calibration if calibrated and facts.calibration is not None else None
+    return _InOrder(recognise, order, MappingProxyType(dict(runtime)), calibration)
 
 
 # --- engines ------------------------------------------------------------------------------------------------
