@@ -146,7 +146,8 @@ def _page(rows: list[Row], models: dict[str, Path], repeats: int) -> str:
     lines = [
         "# From the slide to the answer",
         "",
-        "Written by `python benchmarks/end_to_end.py --write`. Synthetic slides of 20,000 px a side, a quarter of",
+        f"Written by `python benchmarks/end_to_end.py --repeats {repeats} --write`.",
+        "Synthetic slides of 20,000 px a side, a quarter of",
         "each tissue; tiles of 96 px at 1 um. **Plain** is OpenSlide's `read_region`, Pillow, and the founding network",
         "in float32 through torch; it is given the places of the tiles, finds no tissue, judges nothing and writes",
         "nothing. **`predict`** is all of it: tissue, quality, table, heatmap, overlay, exports and page.",

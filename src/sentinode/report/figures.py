@@ -116,7 +116,7 @@ def accuracy_per_repeat(values: pd.DataFrame, intervals: pd.DataFrame, *, label:
     axes.set_xticks(places, names, rotation=20, ha="right")
     axes.set_xlim(-0.5, len(names) - 0.5)
     axes.set_ylabel(textwrap.fill(label, 32))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(axis="y", color="#EEEEEE")
     return figure
 
@@ -183,7 +183,7 @@ def time_against_accuracy(summary: pd.DataFrame, *, label: str) -> Figure:
     axes.margins(x=0.25)
     axes.set_xlabel("training time of one run (seconds, wall clock)")
     axes.set_ylabel(textwrap.fill(label, 32))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(color="#EEEEEE")
     return figure
 
@@ -476,7 +476,7 @@ def workload_against_sensitivity(curve: WorkloadCurve, points: Sequence[Operatin
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=f"share of all {unit} called clear (workload saved)")
     axes.set_ylabel("patients with a tumour who are not missed")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(color="#EEEEEE")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=9, loc="lower left")

@@ -46,7 +46,7 @@ def froc_figure(found: Froc, spread: FrocSpread, *, notes: Sequence[str] = ()) -
     axes.set(xscale="log", xlim=(LEAST, MOST * 1.12), ylim=(0, 1.02))
     axes.set_xticks([LEAST, *RATES], ["1/8", "1/4", "1/2", "1", "2", "4", "8"])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel("\n".join(["false alarms a slide", *notes]))
     axes.set_ylabel("lesions found")
     axes.set_title(
