@@ -14,11 +14,12 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: $(VENV)/.ready
 	$(BIN)/sentinode demo --out demo
 
-# Two processes of one thread each: threads of two processes that wait for each other on two cores burn both.
+# Two processes of one thread each: threads of two processes that wait for each other on two cores burn both. Each
+# begins with one half of the tests as they stand, so that what a module's tests share is mostly made once.
 test: export OMP_NUM_THREADS := 1
 test: export OPENBLAS_NUM_THREADS := 1
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check .
