@@ -181,7 +181,10 @@ def _halved_row(upper: dict[int, _Tile], lower: dict[int, _Tile], blank_tile: _T
     for column in sorted({column // 2 for column in (*upper, *lower)}):
         quad = [[row.get(2 * column + side, blank_tile) for side in (0, 1)] for row in (upper, lower)]
         whole = np.vstack([np.hstack(row) for row in quad])  # (512, 512, 3)
-        sums = whole.astype(np.uint16).reshape(TILE_PX, 2, TILE_PX, 2, 3).sum(axis=(1, 3), dtype=np.uint16)
+        # Added up one after the other: numpy takes twenty times as long for sums along axes of two.
+        sums = whole[::2, ::2].astype(np.uint16)
+        for corner in (whole[::2, 1::2], whole[1::2, ::2], whole[1::2, 1::2]):
+            sums += corner
         halved[column] = ((sums + 2) // 4).astype(np.uint8)
     return halved
 
