@@ -209,6 +209,19 @@ def test_two_parts_read_apart_are_what_is_read_at_once(slide: Slide):
         assert difference.mean() <= 0.5
 
 
+@pytest.mark.parametrize(("side", "shrink"), [(32, 1), (64, 2), (96, 3), (40, 1.25), (16, 0.5)])
+def test_tiles_that_are_read_together_are_what_is_read_one_by_one(slide: Slide, side: int, shrink: float):
+    tile, size = Size(round(side / shrink), round(side / shrink)), slide.info.size
+    # Neighbours, one that is cut in two by the border, and one far away; then with a place off the grid.
+    steps = np.array([(0, 0), (1, 0), (0, 1), (2, 1), (2, 2)]) * side
+    near = np.concatenate([steps, steps + np.array([side, 3 * side]), [(size.width // side * side - side // 2, side)]])
+    for places in (steps, near, steps + 5, np.concatenate([steps, [(7 * side, 7 * side + 1)]])):
+        boxes = np.concatenate([places, np.full_like(places, side)], axis=1)
+        one_by_one = np.stack([slide.read_pixels(Box(*box), tile) for box in boxes.tolist()])
+        assert np.array_equal(slide.read_tiles(boxes, tile), one_by_one)
+    assert slide.read_tiles(boxes[:0], tile).shape == (0, *tile.shape, 3)
+
+
 def test_outside_is_white(slide: Slide):
     for box in (Box(-900, -900, 200, 100), Box(1003, 0, 64, 64), Box(0, 777, 64, 64), Box(5000, 10**7, 64, 64)):
         assert (slide.read(box, 0.5) == 255).all()

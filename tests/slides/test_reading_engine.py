@@ -146,6 +146,19 @@ def test_neighbours_are_read_at_once_and_kept(drawn: Path, monkeypatch: pytest.M
         assert len(sizes) == 2, "decoded tiles are kept"
 
 
+def test_one_look_at_the_file_serves_tiles_side_by_side(drawn: Path, monkeypatch: pytest.MonkeyPatch):
+    boxes = np.array([(96 * x, 96 * y, 96, 96) for y in range(3) for x in range(3)])
+    with open_slide(drawn, reader="tiff") as slide:
+        looks = []
+        looked = slide.reader.read_level
+        monkeypatch.setattr(slide.reader, "read_level", lambda *part: looks.append(part) or looked(*part))
+        slide.read_tiles(boxes, Size(96, 96))
+        assert len(looks) == 1
+        slide.read_tiles(boxes[[0, 8]], Size(96, 96))  # more than twice what is wanted
+        slide.read_tiles(boxes, Size(90, 90))  # pixels made of others
+        assert len(looks) == 1 + 2 + 9
+
+
 def test_what_is_kept_is_bounded(drawn: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tiff_reader, "CACHE_BYTES", 5 * SIDE * SIDE * 3)
     with open_slide(drawn) as slide:

@@ -65,6 +65,9 @@ SUFFIXES: Mapping[str, tuple[str, ...]] = MappingProxyType({
 MOST_PIXELS = 2**22
 """Stored pixels read at a time (12 MiB); of more, a picture is made in blocks, so that memory stays bounded."""
 
+FILLED = 2
+"""Pixels that are read for each that is wanted, at most, where one look at the file serves several tiles."""
+
 FINER = 1.9
 """How much finer than the result a reduced decoding must be, unless its pixels are cut where those of the result are:
 a pixel that lies across two of the result is shared out between them, and what was in which part of it is lost."""
@@ -274,6 +277,42 @@ class Slide:
                 picture[y:end_y, x:end_x] = self._resampled(level, window, Size(end_x - x, end_y - y))
         return picture
 
+    def read_tiles(self, boxes: NDArray[np.int64], tile: Size) -> Pixels:
+        """Read parts of the slide that lie near each other, to the bit as `read_pixels` reads each.
+
+        Parameters
+        ----------
+        boxes : (n, 4) int64
+            ``x, y, width, height`` in level-0 pixels.
+        tile : Size
+            Of each in pixels.
+
+        Returns
+        -------
+        (n, tile.height, tile.width, 3) uint8
+            In the order of the boxes.
+
+        Raises
+        ------
+        SlideError
+            If the file cannot be read there.
+        """
+        # SlideError is the reader's.
+        pixels = np.empty((len(boxes), *tile.shape, 3), dtype=np.uint8)
+        places = [Box(*box) for box in boxes.tolist()]
+        stored = self._stored_as(places, tile)
+        if stored is None:
+            for target, box in zip(pixels, places, strict=True):
+                target[:] = self.read_pixels(box, tile)
+            return pixels
+        # Where no pixel is made of others, one look at the file serves all: most of the time for a tile is not pixels.
+        level, reduction, corners = stored
+        (left, upper), (right, lower) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
+        field = self._stored(level, reduction, (left, upper, right - left + tile.width, lower - upper + tile.height))
+        for target, (x, y) in zip(pixels, (corners - (left, upper)).tolist(), strict=True):
+            target[:] = field[y : y + tile.height, x : x + tile.width]
+        return pixels
+
     def thumbnail(self, longest: int) -> Pixels:
         """Read the whole slide, small.
 
@@ -323,6 +362,25 @@ class Slide:
             return shrink_by_area(stored, inner, pixels)
         size = (pixels.width, pixels.height)
         return np.asarray(Image.fromarray(stored).resize(size, Image.Resampling.BILINEAR, box=inner))
+
+    def _stored_as(self, boxes: Sequence[Box], tile: Size) -> tuple[int, int, NDArray[np.int64]] | None:
+        # Level, reduction and (n, 2) upper left corners of boxes that are stored as they are wanted, close together.
+        if len({box.size for box in boxes}) != 1:
+            return None
+        size = boxes[0].size
+        level = _level_for(self.info.levels, size.width / tile.width, size.height / tile.height)
+        raster = Raster(self.info.size, self.info.levels[level])
+        windows = [raster.window(box) for box in boxes]
+        reductions = {self._reduction(level, window, tile) for window in windows}
+        if len(reductions) != 1:
+            return None
+        reduction = reductions.pop()
+        edges = np.array(windows) / reduction  # (n, 4)
+        corners = edges[:, :2].astype(np.int64)
+        as_wanted = (edges == np.concatenate([corners, corners + np.array(tile.shape[::-1])], axis=1)).all()
+        extent = np.ptp(corners, axis=0) + np.array(tile.shape[::-1])
+        together = extent.prod() <= min(MOST_PIXELS, FILLED * len(boxes) * tile.area)
+        return (level, reduction, corners) if as_wanted and together else None
 
     @cached_property
     def _reducing(self) -> ReducingReader | None:
