@@ -8,7 +8,7 @@ from PIL import Image
 
 from sentinode.geometry import Raster, Scale, Size
 from sentinode.seeds import stream
-from sentinode.slides.tissue import TissueMask, tissue_mask
+from sentinode.slides.tissue import TissueMask, ink, tissue_mask
 
 UM = 12.0
 INKS = {"blue": (35, 65, 170), "green": (40, 130, 80), "red": (210, 40, 50), "black": (20, 20, 22)}
@@ -116,6 +116,24 @@ class TestWhatIsFound:
         assert not found.pixels[640:].any()
         assert not found.pixels[:50].any()
         assert 230 < found.area_mm2(Scale(28.97)) < 310
+
+
+def test_ink_is_told_by_its_limits():
+    density = stream(1, "inks").gamma(1.0, 0.8, (40_000, 3)).astype(np.float32)
+    red, green, blue = density.T.astype(np.float64)
+    mean, spread = density.mean(axis=1, dtype=np.float64), np.ptp(density, axis=1)
+    cold = (red - green > 0.12 + 0.06 * mean) & (red > 0.35)
+    expected = {
+        "blue": cold & (blue < green),
+        "green": cold & (blue >= green),
+        "red": ~cold & (green > 1.3) & (blue > 0.68 * green) & (red < 0.3 * green),
+        "black": ~cold & (mean > 1.1) & (spread < 0.12 * mean + 0.25 * np.maximum(mean - 1.4, 0)),
+    }
+    # No density is both red and black: red ink lets red through.
+    assert not (expected["red"] & expected["black"]).any()
+    for name, found in ink(density.reshape(200, 200, 3)).items():
+        assert expected[name].sum() > 20
+        assert (found.ravel() != expected[name]).sum() <= 2  # by rounding
 
 
 class TestShare:

@@ -6,24 +6,40 @@ paler stain does not move their ratios. Colour is told by two differences of den
 the mean of both; both stains of haematoxylin and eosin absorb green most.
 """
 
-from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sentinode.slides.densities import ColourPlanes, colour_planes, halved
+from sentinode.slides import tile_loops
+from sentinode.slides.densities import OVER_WHITE
 from sentinode.slides.slide import Pixels
 
-__all__ = ["appearance", "appearance_columns", "appearance_of_planes", "n_structure"]
+__all__ = ["Appearance", "appearance", "appearance_and_spread", "appearance_columns", "n_structure"]
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 
 OCTAVES: Final = 5
 
 # Densities squared that count as nothing, so that flat tiles have finite logarithms.
-_NOTHING: Final = np.float32(1e-5)
-_PALE: Final = np.float32(0.05)
+_NOTHING: Final = 1e-5
+_PALE: Final = 0.05
+
+
+class Appearance(NamedTuple):
+    """What tiles look like, and what comes with it for nothing.
+
+    Parameters
+    ----------
+    numbers : (n, d) float32
+        As `appearance` gives.
+    spread : (n,) float32
+        As `sentinode.slides.densities.spread` gives.
+    """
+
+    numbers: Floats
+    spread: Floats
 
 
 def n_structure(side: int) -> int:
@@ -92,94 +108,53 @@ def appearance(pixels: Pixels) -> Floats:
     ValueError
         If the tiles have another shape.
     """
-    if pixels.ndim != 4 or pixels.shape[-1] != 3 or min(pixels.shape[1:3]) < 16:
-        raise ValueError(f"tiles of shape {pixels.shape}; they must be (n, h, w, 3), 16 px a side at least")
-    parts = [appearance_of_planes(planes) for planes in colour_planes(pixels)]
-    return np.concatenate(parts or [np.empty((0, n_structure(min(pixels.shape[1:3])) + 8), dtype=np.float32)])
+    # ValueError is that of the other.
+    return appearance_and_spread(pixels).numbers
 
 
-def appearance_of_planes(planes: ColourPlanes) -> Floats:
-    """Describe the same of tiles whose colours are apart already.
+def appearance_and_spread(pixels: Pixels) -> Appearance:
+    """Describe what tiles look like, and say how much their pixels differ.
 
     Parameters
     ----------
-    planes : ColourPlanes
-        A few tiles of 16 pixels a side or more.
+    pixels : (n, h, w, 3) uint8
+        As for `appearance`.
 
     Returns
     -------
-    (n, d) float32
-        As `appearance`.
+    Appearance
+        Each tile on its own.
+
+    Raises
+    ------
+    ValueError
+        If the tiles have another shape.
     """
-    planes_of = _density_and_colours(planes.density)  # (3, n, h, w): density, cold, pink
-    mean = planes_of.mean(axis=(2, 3))
-    planes_of -= mean[..., None, None]
-    levels = [planes_of]
-    for _ in range(_octaves(planes.side)):
-        levels.append(halved(levels[-1]))
-    variances = [_variance(level) for level in levels]
-    octaves = [np.maximum(fine - coarse, 0) for (fine, *_), (coarse, *_) in pairwise(variances)]
-    blocks = levels[2]
-    palest = np.sort(blocks[0].reshape(len(planes), -1), axis=1)[:, blocks[0, 0].size // 20] + mean[0]
-    columns = [np.log(octave + _NOTHING) for octave in octaves]
-    columns += [np.log(mean[0] + _PALE), np.log(palest + _PALE)]
-    columns += [_skewness(levels[0][0]), _skewness(blocks[0]), _peakedness(levels[0][0])]
+    if pixels.ndim != 4 or pixels.shape[-1] != 3 or min(pixels.shape[1:3]) < 16:
+        raise ValueError(f"tiles of shape {pixels.shape}; they must be (n, h, w, 3), 16 px a side at least")
+    n, height, width, _ = pixels.shape
+    octaves = _octaves(min(height, width))
+    blocks = np.empty((n, height // 4 * (width // 4)), dtype=np.float32)
+    found = np.empty((n, 3 * (octaves + 1) + tile_loops.N_MOMENTS))
+    tile_loops.structure(np.ascontiguousarray(pixels), OVER_WHITE, octaves, blocks, found)
+    variances, moments = found[:, : 3 * (octaves + 1)].reshape(n, 3, octaves + 1), found[:, 3 * (octaves + 1) :].T
+    of_octave = np.maximum(variances[..., :-1] - variances[..., 1:], 0)  # (n, 3, octaves)
+    twentieth = blocks.shape[1] // 20
+    palest = np.partition(blocks, twentieth, axis=1)[:, twentieth]
+    columns = [*np.log(of_octave[:, 0] + _NOTHING).T, np.log(moments[0] + _PALE), np.log(palest + _PALE)]
+    columns += [_skewness(*moments[3:5]), _skewness(*moments[5:7])]
+    columns += [np.log(moments[8] + 1e-9) - 2 * np.log(moments[7] + _NOTHING)]
+    deviation = np.sqrt(variances[..., 2]).T  # (3, n)
     for colour in (1, 2):
-        finest = np.maximum(variances[0][colour] - variances[1][colour], 0)
-        deviation, of_density = np.sqrt(variances[2][colour]), np.sqrt(variances[2][0])
-        together = _mean_product(blocks[colour], blocks[0])
-        columns += [mean[colour] + blocks[colour].mean(axis=(1, 2)), np.log(deviation + np.float32(0.01))]
-        columns += [np.log(finest + _NOTHING), together / (deviation * of_density + np.float32(1e-4))]
-    return np.stack(columns, axis=1).astype(np.float32)
+        mean, together = moments[7 + 2 * colour : 9 + 2 * colour]
+        columns += [mean, np.log(deviation[colour] + 0.01), np.log(of_octave[:, colour, 0] + _NOTHING)]
+        columns += [together / (deviation[colour] * deviation[0] + 1e-4)]
+    return Appearance(np.stack(columns, axis=1).astype(np.float32), variances[:, 0, 0].astype(np.float32))
 
 
 def _octaves(side: int) -> int:
     return min(OCTAVES, side.bit_length() - 2)
 
 
-def _density_and_colours(channels: Floats) -> Floats:
-    # (3, n, h, w): mean, red less blue, and green less the mean of both.
-    red, green, blue = channels
-    found = np.empty_like(channels)
-    density, cold, pink = found
-    np.add(red, blue, out=pink)
-    np.add(pink, green, out=density)
-    density *= np.float32(1 / 3)
-    np.subtract(red, blue, out=cold)
-    pink *= np.float32(-0.5)
-    pink += green
-    return found
-
-
-def _variance(images: Floats) -> Floats:
-    # (..., n) of images that are centred, or nearly so.
-    mean = images.mean(axis=(-2, -1))
-    return np.asarray(np.maximum(_mean_product(images, images) - mean * mean, 0))
-
-
-def _skewness(images: Floats) -> Floats:
-    centred = images - images.mean(axis=(1, 2), keepdims=True)
-    squared = centred * centred
-    deviation = np.sqrt(squared.mean(axis=(1, 2))) + np.float32(1e-3)
-    return np.asarray(_mean_product(squared, centred) / deviation**3)
-
-
-def _peakedness(density: Floats) -> Floats:
-    # Kurtosis of what is left of each pixel when the mean of its four is taken off; an odd last row or column is left
-    # out. The four are (x + y + z) / 2, (-x + y - z) / 2, (x - y - z) / 2 and (-x - y + z) / 2 of Haar's details x, y
-    # and z; their squares add up to q = x^2 + y^2 + z^2, their fourth powers to 3/4 q^2 - 1/2 (x^4 + y^4 + z^4).
-    height, width = (side // 2 * 2 for side in density.shape[1:])
-    upper, lower = density[:, 0:height:2, :width], density[:, 1:height:2, :width]
-    down, along = upper - lower, upper + lower
-    across, sum_down = along[..., 0::2] - along[..., 1::2], down[..., 0::2] + down[..., 1::2]
-    details = (across, sum_down, down[..., 0::2] - down[..., 1::2])
-    squares = [np.square(detail * np.float32(0.5)) for detail in details]
-    q = squares[0] + squares[1] + squares[2]
-    fourth = 0.75 * _mean_product(q, q) - 0.5 * sum(_mean_product(one, one) for one in squares)
-    return np.asarray(np.log(fourth / 4 + np.float32(1e-9)) - 2 * np.log(q.mean(axis=(1, 2)) / 4 + _NOTHING))
-
-
-def _mean_product(first: Floats, second: Floats) -> Floats:
-    # (...): over the pixels.
-    flat = [images.reshape(*images.shape[:-2], -1) for images in (first, second)]
-    return np.asarray(np.einsum("...p,...p->...", *flat) / np.float32(flat[0].shape[-1]))
+def _skewness(second: Doubles, third: Doubles) -> Doubles:
+    return np.asarray(third / (np.sqrt(second) + 1e-3) ** 3)

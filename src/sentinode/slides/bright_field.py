@@ -14,10 +14,11 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from sentinode.slides.densities import ColourPlanes, colour_planes, over_white
+from sentinode.slides.densities import block_densities, spread
 from sentinode.slides.slide import Pixels
+from sentinode.slides.tile_loops import BLOCK
 
-__all__ = ["FINDINGS", "RULES", "SMALLEST_PX", "bright_field_findings", "findings_of_planes"]
+__all__ = ["FINDINGS", "RULES", "SMALLEST_PX", "bright_field_findings"]
 
 Floats = NDArray[np.float32]
 
@@ -39,7 +40,6 @@ RULES = ("blank", "noise", "dark", "stain")
 SMALLEST_PX = 16
 """Side of a tile below which nothing is said: fewer than 4 x 4 blocks."""
 
-BLOCK = 4  # pixels: the colour of two pixels is shared in JPEG, and noise halves twice
 FLAT = 0.025  # deviation of the density between blocks; of 2,572 real patches all but glass have more
 WHITE_NOISE = 1 / BLOCK**2  # share of the variance that is left between blocks where pixels are independent
 NOISE = 4 / 3 * WHITE_NOISE  # the smallest share of 2,572 real patches is 0.11
@@ -51,7 +51,9 @@ PINKEST = 0.41  # haematoxylin's: a tenth of the stained part must be as pink, o
 GREY = 0.15  # difference between the channels, as a share of the density
 
 
-def bright_field_findings(pixels: Pixels, rules: Collection[str] = RULES) -> NDArray[np.str_]:
+def bright_field_findings(
+    pixels: Pixels, rules: Collection[str] = RULES, of_pixels: Floats | None = None
+) -> NDArray[np.str_]:
     """Say what tiles are, where they cannot be a section in haematoxylin and eosin.
 
     Parameters
@@ -60,6 +62,8 @@ def bright_field_findings(pixels: Pixels, rules: Collection[str] = RULES) -> NDA
         Tiles, at any resolution at which nuclei are several pixels wide.
     rules : collection of str
         Which of `RULES` hold.
+    of_pixels : (n,) float32, optional
+        The `sentinode.slides.densities.spread` of the tiles, where it is known already.
 
     Returns
     -------
@@ -80,29 +84,10 @@ def bright_field_findings(pixels: Pixels, rules: Collection[str] = RULES) -> NDA
     """
     if pixels.ndim != 4 or pixels.shape[-1] != 3:
         raise ValueError(f"tiles of shape {pixels.shape}; they must be (n, h, w, 3)")
-    found = [findings_of_planes(planes, rules) for planes in colour_planes(pixels)]
-    return np.concatenate([np.zeros(0, dtype="U16"), *found])
-
-
-def findings_of_planes(planes: ColourPlanes, rules: Collection[str] = RULES) -> NDArray[np.str_]:
-    """Say the same of tiles whose colours are apart already.
-
-    Parameters
-    ----------
-    planes : ColourPlanes
-        A few tiles.
-    rules : collection of str
-        Which of `RULES` hold.
-
-    Returns
-    -------
-    (n,) str
-        As `bright_field_findings`.
-    """
-    found = np.zeros(len(planes), dtype="U16")
-    if planes.side < SMALLEST_PX:
+    found = np.zeros(len(pixels), dtype="U16")
+    if min(pixels.shape[1:3]) < SMALLEST_PX:
         return found
-    blocks = _blocks(planes.light)  # (3, n, b) densities
+    blocks = block_densities(pixels)  # (3, n, b)
     mean = (blocks[0] + blocks[1] + blocks[2]) * np.float32(1 / 3)  # (n, b)
     variance = mean.var(axis=1)
     # From the last rule to the first: what is looked for first has the last word.
@@ -111,30 +96,10 @@ def findings_of_planes(planes: ColourPlanes, rules: Collection[str] = RULES) -> 
     if "dark" in rules:
         found[mean.mean(axis=1) > DARK] = "dark"
     if "noise" in rules:
-        found[variance < NOISE * _variance_of_pixels(planes.density)] = "noise"
+        found[variance < NOISE * (spread(pixels) if of_pixels is None else of_pixels)] = "noise"
     if "blank" in rules:
         found[variance < FLAT**2] = "blank"
     return found
-
-
-def _blocks(light: Pixels) -> Floats:
-    # (3, n, b): density of the mean light of each block. Sums of 16 pixels are whole numbers that uint16 holds.
-    height, width = (side // BLOCK * BLOCK for side in light.shape[2:])
-    rows = light[:, :, 0:height:BLOCK, :width].astype(np.uint16)
-    for k in range(1, BLOCK):
-        rows += light[:, :, k:height:BLOCK, :width]
-    sums = rows[..., 0::BLOCK].astype(np.float32)
-    for k in range(1, BLOCK):
-        sums += rows[..., k::BLOCK]
-    sums *= np.float32(1 / BLOCK**2)
-    return over_white(sums).reshape(3, light.shape[1], -1)
-
-
-def _variance_of_pixels(density: Floats) -> Floats:
-    total = (density[0] + density[1] + density[2]).reshape(density.shape[1], -1)  # (n, p)
-    total -= total.mean(axis=1, keepdims=True)
-    variance: Floats = np.einsum("np,np->n", total, total) / (9 * total.shape[1])
-    return variance
 
 
 def _stains(blocks: Floats, mean: Floats) -> NDArray[np.str_]:

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from sentinode.slides.densities import ColourPlanes, colour_planes, halved
+from sentinode.slides import tile_loops
 from sentinode.slides.slide import Pixels
-from sentinode.slides.tissue import ink
+from sentinode.slides.tissue import ink_colour
 
 __all__ = [
     "IN_AIR",
@@ -26,7 +26,6 @@ __all__ = [
     "QualityFindings",
     "TileQuality",
     "quality_findings",
-    "quality_of_planes",
     "tile_quality",
     "usable",
 ]
@@ -47,11 +46,13 @@ REASONS = ("air", *LIMITS)
 MOST_EXCLUDED = 0.5
 """Share of tissue tiles: of a slide that loses more, what is left no longer stands for the section."""
 
+CHUNK = 16  # tiles measured at a time: more fall out of the cache of a core
 GLASS = 243  # grey level; a tile may have no glass in it: the usual one
 FINEST_MPP = 0.75  # a 40x objective and its camera leave little below: finer pixels are averaged to about this
 SHARP = 0.06  # finest detail to cell detail: 99.5 % of real patches have 0.23 or more, blurred by 2 px 0.05 or less
 CONTRAST = 1e-4  # density squared; below it there is noise only, and no verdict
 WINDOW_PX = 8.0  # over which detail is compared
+BLACK = 25  # grey level; what was not scanned is darker
 INK_UM = 4.0  # a nucleus is no ink
 FOLD_UM = 8.0  # of a fold every part is dark, of a crowd of nuclei some
 FOLD = 1.5  # density: two layers of tissue; 1 % of real patches reach it
@@ -157,26 +158,8 @@ def tile_quality(pixels: Pixels, mpp: float) -> TileQuality:
     """
     if pixels.ndim != 4 or pixels.shape[-1] != 3 or not mpp > 0:
         raise ValueError(f"tiles of shape {pixels.shape} at {mpp} um a pixel; they must be (n, h, w, 3), mpp positive")
-    measured = [_measure(planes, mpp) for planes in colour_planes(pixels)]
+    measured = [_measure(pixels[begin : begin + CHUNK], mpp) for begin in range(0, len(pixels), CHUNK)]
     return TileQuality(*np.concatenate(measured or [np.empty((0, 6), dtype=np.float32)]).T)
-
-
-def quality_of_planes(planes: ColourPlanes, mpp: float) -> TileQuality:
-    """Measure the same of tiles whose colours are apart already.
-
-    Parameters
-    ----------
-    planes : ColourPlanes
-        A few tiles.
-    mpp : float
-        Micrometres a pixel.
-
-    Returns
-    -------
-    TileQuality
-        As `tile_quality`.
-    """
-    return TileQuality(*_measure(planes, mpp).T)
 
 
 def quality_findings(flags: Sequence[frozenset[str]]) -> QualityFindings:
@@ -234,103 +217,94 @@ def usable(findings: QualityFindings, most_excluded: float = MOST_EXCLUDED) -> t
     return True, f"{summary} excluded: {why}" if names else f"all {findings.n_tiles} tissue tiles can be used"
 
 
-def _measure(tiles: ColourPlanes, mpp: float) -> Floats:
+def _measure(tiles: Pixels, mpp: float) -> Floats:
     # (n, 6): blur, pen, fold, black, empty, sharpness. Detail is taken from every pixel; what is smoothed over more
     # than a pixel or two is smoothed on pixels of twice the side, which takes an eighth of the time.
-    factor = max(1, min(int(FINEST_MPP / mpp + 0.49), tiles.side))  # 0.5 um stays as it is
+    factor = max(1, min(int(FINEST_MPP / mpp + 0.49), *tiles.shape[1:3]))  # 0.5 um stays as it is
     um = mpp * factor
-    planes = _even(_averaged(tiles.light, factor))  # (3, n, h, w)
-    density = _over_glass(planes)
-    mean = (density[0] + density[1] + density[2]) * np.float32(1 / 3)  # (n, h, w)
-    halves = halved(density)
-    half = (halves[0] + halves[1] + halves[2]) * np.float32(1 / 3)  # (n, h / 2, w / 2), as all below
-    # Ink is never as black as what was not scanned, and a fold keeps a colour.
-    brightest = np.maximum(np.maximum(planes[0], planes[1]), planes[2])
-    brightest = np.maximum(brightest[:, ::2], brightest[:, 1::2])
-    brightest = np.maximum(brightest[..., ::2], brightest[..., 1::2])
-    black = brightest < 25
-    dark = black.any(axis=(1, 2))
-    if dark.any():
-        black[dark] &= ndimage.maximum_filter(brightest[dark], (1, 3, 3)) < 40
-    pen = _inked(halves, half, INK_UM / um) & ~black
+    light = _even(_averaged(tiles, factor))
+    n, height, width, _ = light.shape
+    mean, halves = np.empty((n, height, width), np.float32), np.empty((4, n, height // 2, width // 2), np.float32)
+    tile_loops.over_glass(light, _OVER_GLASS, mean, halves)
+    half = halves[3]
+    densest = half.max(axis=(1, 2))
+    black = _black(light, densest > _OVER_GLASS[BLACK])
+    pen = _inked(halves, INK_UM / um) & ~black
     spared = ~pen & ~black
     smooth = _smoothed(half, 2.0)
     tissue, empty = (smooth > 0.08) & spared, smooth <= 0.08
     fold = np.zeros_like(black)
-    dense = half.max(axis=(1, 2)) > FOLD  # smoothed, nothing is denser than the densest
+    dense = densest > FOLD  # smoothed, nothing is denser than the densest
     fold[dense] = (_smoothed(half[dense], FOLD_UM / um) > FOLD) & spared[dense]
-    shares = [part.mean(axis=(1, 2)) for part in (pen, fold, black, empty)]
+    shares = [np.count_nonzero(part, axis=(1, 2)) / half[0].size for part in (pen, fold, black, empty)]
     blur, sharpness = _blur(mean, half, tissue)
     return np.stack([blur, *shares, sharpness], axis=1).astype(np.float32)
 
 
-def _inked(halves: Floats, half: Floats, sigma: float) -> NDArray[np.bool_]:
+def _black(light: Pixels, may: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    # (n, h / 2, w / 2). Ink is never as black as what was not scanned, and a fold keeps a colour.
+    n, height, width, _ = light.shape
+    black = np.zeros((n, height // 2, width // 2), dtype=bool)
+    if may.any():
+        brightest = light[may].reshape(-1, height // 2, 2, width // 2, 2, 3).max(axis=(2, 4, 5))
+        black[may] = (brightest < BLACK) & (ndimage.maximum_filter(brightest, (1, 3, 3)) < 40)
+    return black
+
+
+def _inked(halves: Floats, sigma: float) -> NDArray[np.bool_]:
     # Smoothing is averaging: a tile without one pixel beyond a limit of `ink` has none when it is smoothed.
-    red, green, _ = halves
-    cold = (red - green - 0.06 * half).max(axis=(1, 2)) > 0.12
+    red, green, _, half = halves
+    cold = (red - green - np.float32(0.06) * half).max(axis=(1, 2)) > 0.12
     inked = np.zeros(half.shape, dtype=bool)
     may = cold & (red.max(axis=(1, 2)) > 0.35) | (green.max(axis=(1, 2)) > 1.3) | (half.max(axis=(1, 2)) > 1.1)
     if may.any():
-        smooth = np.stack([_smoothed(plane[may], sigma) for plane in halves])
-        inked[may] = np.logical_or.reduce(list(ink(np.moveaxis(smooth, 0, 3)).values()))
+        inked[may] = ink_colour(*_smoothed(halves[:3, may], sigma)) > 0
     return inked
 
 
 def _blur(mean: Floats, half: Floats, tissue: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     # (n,) each: share of tissue without fine detail, and the ratio of fine to coarse detail over all of it.
-    area = tissue.sum(axis=(1, 2))
+    area = np.count_nonzero(tissue, axis=(1, 2))
     blur, sharpness = np.zeros(len(mean)), np.full(len(mean), np.nan)
     some = area > 0
     if not some.any():
         return blur, sharpness
-    mean, half, tissue = mean[some], half[some], tissue[some]
-    fine = halved(np.square(mean - _blurred(mean, 1.0)))
-    around = _smoothed(half, 4.0)
-    coarse = halved(np.square(mean)) - 2 * around * half + around**2  # mean of (mean - around)^2 of four pixels
-    sums = [np.where(tissue, detail, 0).sum(axis=(1, 2)) for detail in (fine, coarse)]
+    if not some.all():
+        mean, half, tissue = mean[some], half[some], tissue[some]
+    detail = np.empty((2, *half.shape), dtype=np.float32)  # fine and coarse
+    tile_loops.details(mean, half, _smoothed(half, 4.0), _FINEST, *detail)
+    sums = (detail * tissue).sum(axis=(2, 3))
     sharpness[some] = sums[0] / np.maximum(sums[1], 1e-9)
-    fine, coarse = _smoothed(fine, WINDOW_PX), _smoothed(coarse, WINDOW_PX)
-    judged = tissue & (coarse > CONTRAST)
-    blur[some] = (judged & (fine < SHARP * coarse)).sum(axis=(1, 2)) / area[some]
+    fine, coarse = _smoothed(detail, WINDOW_PX)
+    judged = tissue & (coarse > CONTRAST) & (fine < SHARP * coarse)
+    blur[some] = np.count_nonzero(judged, axis=(1, 2)) / area[some]
     return blur, sharpness
 
 
-def _averaged(planes: Pixels, factor: int) -> Pixels:
+def _averaged(tiles: Pixels, factor: int) -> Pixels:
+    tiles = np.ascontiguousarray(tiles)
     if factor == 1:
-        return planes
-    height, width = (side // factor * factor for side in planes.shape[2:])
-    rows = planes[:, :, 0:height:factor, :width].astype(np.float32)
-    for k in range(1, factor):
-        rows += planes[:, :, k:height:factor, :width]
-    sums = rows[..., 0::factor].copy()
-    for k in range(1, factor):
-        sums += rows[..., k::factor]
-    averaged: Pixels = (sums / np.float32(factor**2)).round().astype(np.uint8)
-    return averaged
+        return tiles
+    n, height, width, _ = tiles.shape
+    found = np.empty((n, height // factor, width // factor, 3), dtype=np.uint8)
+    tile_loops.averaged(tiles, factor, found)
+    return found
 
 
-def _over_glass(planes: Pixels) -> Floats:
-    # As `sentinode.slides.tissue.optical_density`, and nothing is brighter than the glass.
-    light = np.minimum(planes, GLASS).astype(np.float32)
-    light += np.float32(1)
-    np.log(light, out=light)
-    return np.subtract(np.float32(np.log(GLASS + 1)), light, out=light)
-
-
-def _even(planes: Pixels) -> Pixels:
+def _even(tiles: Pixels) -> Pixels:
     # An odd side is one longer.
-    odd = [(0, size % 2) for size in planes.shape[2:]]
-    return np.pad(planes, ((0, 0), (0, 0), *odd), mode="edge") if any(map(any, odd)) else planes
+    odd = [(0, size % 2) for size in tiles.shape[1:3]]
+    return np.pad(tiles, ((0, 0), *odd, (0, 0)), mode="edge") if any(map(any, odd)) else tiles
 
 
 def _smoothed(halves: Floats, sigma: float) -> Floats:
-    # (n, h / 2, w / 2) by the Gaussian that has `sigma` before halving; halving was a little of it.
+    # (..., h / 2, w / 2) by the Gaussian that has `sigma` before halving; halving was a little of it.
     return _blurred(halves, max(0.01, sigma * sigma / 4 - 1 / 16) ** 0.5)
 
 
 def _blurred(images: Floats, sigma: float) -> Floats:
-    # (n, h, w) by a Gaussian. As products of matrices, which tiles are small enough for, in a fifth of the time.
-    height, width = images.shape[1:]
+    # (..., h, w) by a Gaussian. As products of matrices, which tiles are small enough for, in a fifth of the time.
+    height, width = images.shape[-2:]
     blurred: Floats = np.matmul(np.matmul(_gaussian(height, sigma), images), _gaussian(width, sigma).T)
     return blurred
 
@@ -339,3 +313,12 @@ def _blurred(images: Floats, sigma: float) -> Floats:
 def _gaussian(length: int, sigma: float) -> Floats:
     # (length, length): what ndimage does to a line, its borders included.
     return np.asarray(ndimage.gaussian_filter1d(np.eye(length), sigma, axis=0), dtype=np.float32)
+
+
+# As `sentinode.slides.tissue.optical_density`, and nothing is brighter than the glass.
+_OVER_GLASS = (np.log(GLASS + 1) - np.log(np.minimum(np.arange(256), GLASS) + 1)).astype(np.float32)
+
+# Of the finest detail: what a Gaussian of one pixel takes away.
+_FINEST = np.ascontiguousarray(
+    _gaussian(4 * tile_loops.REACH, 1.0)[2 * tile_loops.REACH, 2 * tile_loops.REACH :][: tile_loops.REACH + 1]
+)

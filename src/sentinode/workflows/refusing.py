@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 from sentinode.evaluation.typicality import ATYPICAL, Neighbourhood, fit_neighbourhood
 from sentinode.inference.engine import Inspect, Inspected
 from sentinode.models.bundle import Bundle, KnownTiles
-from sentinode.slides.appearance import appearance, appearance_of_planes, n_structure
-from sentinode.slides.bright_field import FINDINGS, RULES, SMALLEST_PX, bright_field_findings, findings_of_planes
-from sentinode.slides.densities import ColourPlanes, colour_planes
-from sentinode.slides.quality import REASONS, quality_of_planes
+from sentinode.slides.appearance import appearance, appearance_and_spread, n_structure
+from sentinode.slides.bright_field import FINDINGS, RULES, SMALLEST_PX, bright_field_findings
+from sentinode.slides.quality import REASONS, tile_quality
 
 __all__ = ["JUDGING", "Gate", "SlideLook", "fit_known_tiles", "gate_of", "patch_refusals"]
 
@@ -32,7 +31,7 @@ MOST = 0.5
 """Share of the tiles of a slide: of one that has more nonsense, or more tiles of another structure, the rest no longer
 stands for a section as the model knows them. The same share as for blur and ink (`sentinode.slides.quality`)."""
 
-JUDGING = 2
+JUDGING = 3
 """Raised when what is found to be wrong with tiles, or how they are measured, may be another than before: what was
 recognised or promised under another number is not taken for what would be now."""
 
@@ -93,15 +92,11 @@ class Gate:
         """
 
         def inspect(tiles: NDArray[np.uint8]) -> Inspected:
-            flags, looks = [np.zeros(0, dtype="U16")], []
-            for planes in colour_planes(tiles):
-                flags.append(self._flag(planes, mpp))
-                if self.everything is not None:
-                    looks.append(appearance_of_planes(planes))
-            flag = np.concatenate(flags)
+            looks = None if self.everything is None else appearance_and_spread(tiles)
+            flag = self._flag(tiles, mpp, None if looks is None else looks.spread)
             measured, clean = np.full((len(tiles), 2), np.nan, dtype=np.float32), flag == ""
-            if looks and clean.any():
-                measured[clean] = self._distance(np.concatenate(looks)[clean], min(tiles.shape[1:3]))
+            if looks is not None and clean.any():
+                measured[clean] = self._distance(looks.numbers[clean], min(tiles.shape[1:3]))
             return Inspected(flag, measured)
 
         return inspect
@@ -119,18 +114,15 @@ class Gate:
         callable
             (n, h, w, 3) uint8 -> (n,) str: the first reason of each, ``""`` for what is to be recognised.
         """
+        return lambda tiles: self._flag(tiles, mpp)
 
-        def judge(tiles: NDArray[np.uint8]) -> NDArray[np.str_]:
-            flags = (self._flag(planes, mpp) for planes in colour_planes(tiles))
-            return np.concatenate([np.zeros(0, dtype="U16"), *flags])
-
-        return judge
-
-    def _flag(self, planes: ColourPlanes, mpp: float | None) -> NDArray[np.str_]:
-        found = findings_of_planes(planes, self.rules)
+    def _flag(
+        self, tiles: NDArray[np.uint8], mpp: float | None, of_pixels: NDArray[np.float32] | None = None
+    ) -> NDArray[np.str_]:
+        found = bright_field_findings(tiles, self.rules, of_pixels)
         if mpp is None:
             return found
-        bad = quality_of_planes(planes, mpp).reason
+        bad = tile_quality(tiles, mpp).reason
         return np.where(bad == "", found, bad)
 
     def measure(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
