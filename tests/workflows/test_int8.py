@@ -116,6 +116,20 @@ def test_a_network_whose_answers_move_too_far_is_refused_with_numbers(manifest, 
     assert capsys.readouterr().out == "", "NNCF writes nothing between ours"
 
 
+def test_a_network_that_nncf_cannot_quantise_is_kept_and_int8_refused(manifest, tmp_path, monkeypatch):
+    nncf = pytest.importorskip("nncf", reason="NNCF is not installed: the extra int8")
+
+    def fails(*_what, **_how):
+        raise nncf.ValidationError("this layer\nis not known")
+
+    monkeypatch.setattr(nncf, "quantize", fails)
+    bundle = train_model(manifest, tmp_path / "b", TrainingWish("paper-cnn", SMALL_CNN, **WISH, int8=True))
+    assert bundle.facts.int8.refusal == "NNCF cannot quantise it (this layer is not known)"
+    assert read_bundle(bundle.folder).facts.int8 == bundle.facts.int8
+    assert "Refused: NNCF cannot quantise it" in (bundle.folder / "README.md").read_text()
+    assert open_recogniser(bundle).predict_proba(np.zeros((1, 24, 24, 3), np.uint8)).shape == (1, 2)
+
+
 def test_too_few_patients_refuse_int8_and_the_training_goes_on(draw_cohort, tmp_path):
     pytest.importorskip("nncf", reason="NNCF is not installed: the extra int8")
     write_manifest(draw_cohort(n_patients=12, n_patches=8, seed=2), tmp_path / "m.csv")

@@ -147,17 +147,18 @@ class CalibrationFacts(_Facts):
 class Int8Facts(_Facts):
     """How near the answers in int8 are to those in float32, on the calibrate part.
 
-    As `sentinode.models.quantising.Closeness`, None where a number cannot be had. `refusal` is why int8 is not offered,
-    empty where it is; `apart` the largest difference of a probability on drawn tiles, where it was measured.
+    As `sentinode.models.quantising.Closeness`, None where a number cannot be had: all of them where the network could
+    not be quantised. `refusal` is why int8 is not offered, empty where it is; `apart` the largest difference of a
+    probability on drawn tiles, where it was measured.
     """
 
-    mean_change: float
-    largest_change: float
-    auc_loss: float | None
-    auc_loss_limit: float | None
-    n_patients: int
-    n_images: int
-    apart: float
+    mean_change: float | None = None
+    largest_change: float | None = None
+    auc_loss: float | None = None
+    auc_loss_limit: float | None = None
+    n_patients: int = 0
+    n_images: int = 0
+    apart: float | None = None
     refusal: str = ""
 
 

@@ -167,6 +167,8 @@ def _triage(facts: "BundleFacts") -> Iterable[str]:
 
 def _int8(facts: "Int8Facts") -> Iterable[str]:
     yield f"Refused: {facts.refusal}." if facts.refusal else "Offered: `sentinode predict --precision int8`."
+    if facts.mean_change is None or facts.largest_change is None:
+        return
     yield ""
     lost = "unknown" if facts.auc_loss is None else f"{facts.auc_loss:.4f}"
     limit = "unknown" if facts.auc_loss_limit is None else f"at most {facts.auc_loss_limit:.4f}"

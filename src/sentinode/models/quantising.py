@@ -19,7 +19,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sentinode.errors import MissingExtra
+from sentinode.errors import MissingExtra, ModelError
 from sentinode.evaluation.bootstrap import Statistic, bootstrap_difference
 from sentinode.models.engines import quiet_import
 
@@ -176,6 +176,8 @@ def quantise_graph(graph: Path, tiles: Iterable[NDArray[np.uint8]], out: Path) -
     ------
     MissingExtra
         If NNCF is not installed.
+    ModelError
+        If it cannot quantise this graph.
     """
     # MissingExtra is _quantiser's.
     openvino, known = quiet_import("openvino"), [tile[np.newaxis] for tile in tiles]
@@ -185,16 +187,21 @@ def quantise_graph(graph: Path, tiles: Iterable[NDArray[np.uint8]], out: Path) -
         nncf = _quantiser()
         advanced = quiet_import("nncf.quantization.advanced_parameters")
         ranges = quiet_import("nncf.quantization.range_estimator").RangeEstimatorParametersSet
-        rounded = nncf.quantize(
-            openvino.Core().read_model(str(graph)),
-            nncf.Dataset(known),
-            subset_size=len(known),
-            # The least and greatest of all tiles. NNCF's own way, the mean of what each tile has, cuts off what is
-            # larger in half of them, which moves the log odds of the surest by several (docs/results/int8.md).
-            advanced_parameters=advanced.AdvancedQuantizationParameters(
-                activations_range_estimator_params=ranges.MINMAX
-            ),
-        )
+        try:
+            rounded = nncf.quantize(
+                openvino.Core().read_model(str(graph)),
+                nncf.Dataset(known),
+                subset_size=len(known),
+                # The least and greatest of all tiles. NNCF's own way, the mean of what each tile has, cuts off what is
+                # larger in half of them, which moves the log odds of the surest by several (docs/results/int8.md).
+                advanced_parameters=advanced.AdvancedQuantizationParameters(
+                    activations_range_estimator_params=ranges.MINMAX
+                ),
+            )
+        except Exception as error:  # NNCF raises what it likes, and a training of hours hangs on it
+            raise ModelError(
+                f"NNCF cannot quantise it ({' '.join(str(error).split()) or type(error).__name__})"
+            ) from error
         openvino.save_model(rounded, str(out), compress_to_fp16=False)
 
 

@@ -451,7 +451,10 @@ def _int8(
     """
     graph, rounded, machine = work / GRAPH_FILE, work / INT8_FILES[0], this_machine()
     rows = split.train[evenly(len(split.train), RANGING_TILES)]
-    quantise_graph(graph, (np.asarray(pixels[row]) for row in rows.tolist()), rounded)
+    try:
+        quantise_graph(graph, (np.asarray(pixels[row]) for row in rows.tolist()), rounded)
+    except ModelError as error:  # the network itself is as good as ever
+        return Int8Facts(refusal=str(error)), {}
 
     def build(choice: RuntimeChoice) -> Recognise:
         return GraphRecogniser(rounded if choice.precision == "int8" else graph, choice=choice).predict_proba
