@@ -62,6 +62,15 @@ def test_a_network_recognises_from_its_bundle_on_other_patients(network, cohorts
     assert (found.n_images, found.n_patients, found.n_unknown) == (60, 6, 0)
 
 
+def test_a_network_that_says_the_same_of_everything_is_warned_of(cohorts, tmp_path, caplog):
+    train_model(cohorts / "ours.csv", tmp_path / "b", TrainingWish("paper-cnn", SMALL_CNN | {"learning_rate": 3.0}))
+    (told,) = [line for line in caplog.messages if "learned nothing" in line]
+    assert "--set learning_rate=0.3" in told
+    caplog.clear()
+    train_model(cohorts / "ours.csv", tmp_path / "c", TrainingWish("paper-cnn", SMALL_CNN))
+    assert not [line for line in caplog.messages if "learned nothing" in line]
+
+
 def test_an_evaluation_is_written_into_the_trail(network, cohorts, tmp_path):
     evaluate_model(cohorts / "theirs.csv", network.folder, predictions=tmp_path / "p.csv")
     (line,) = [json.loads(line) for line in (tmp_path / "trail.jsonl").read_text().splitlines()]

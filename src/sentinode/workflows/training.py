@@ -77,6 +77,8 @@ __all__ = [
 ]
 
 DEFAULT_ALGORITHM = "imagenet-cnn"
+ASKED = 64  # training images that are asked whether anything was learned
+ONE_ANSWER = 0.01  # by which probabilities differ where nothing was
 MOST_LOOKED_AT = 2000  # images whose colours are kept as what is usual
 
 _LOG = logging.getLogger(__name__)
@@ -228,6 +230,8 @@ def train_model(
         require_calibrating(table.codes[split.calibrate] == len(table.classes) - 1, table.groups[split.calibrate])
     inputs: Inputs = pixels if encoder is None else _embedded(encoder, table, pixels, wish.mpp, (work, listen))
     algorithm, seconds = _fit(spec, wish.seed, (table, inputs, split), work / "checkpoint", listen)
+    if isinstance(rate := settings.get("learning_rate"), float):
+        _warn_of_one_answer(_proba(algorithm, table, inputs, split.train[evenly(len(split.train), ASKED)]), rate)
     size = (int(pixels.shape[1]), int(pixels.shape[2]))
     calibration = _calibration(algorithm, table, inputs, split, wish.seed)
     metrics, by_site = _test_metrics(algorithm, table, inputs, split, calibration)
@@ -489,6 +493,16 @@ def _promises(
     positive, site = (frame["label"] == table.positive).to_numpy(), frame["site"].to_numpy(dtype=np.str_)
     cases = TriageCases(score.astype(np.float64), positive, table.groups[rows], site, "patches")
     return promise_facts(cases, wish.alpha, wish.delta, by_site=wish.by_site)
+
+
+def _warn_of_one_answer(proba: NDArray[np.float32], learning_rate: float) -> None:
+    # A network whose training went astray has an accuracy, too: the share of one class.
+    if np.ptp(proba, axis=0).max() < ONE_ANSWER:
+        _LOG.warning(
+            "the model says the same of all training images: it learned nothing; train again with a lower learning "
+            "rate, e.g. --set learning_rate=%g",
+            learning_rate / 10,
+        )
 
 
 def _proba(algorithm: Algorithm, table: Manifest, inputs: Inputs, rows: NDArray[np.int64]) -> NDArray[np.float32]:
