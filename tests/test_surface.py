@@ -57,6 +57,12 @@ def test_light_modules_do_not_import_torch(module):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_recognising_starts_without_what_it_does_not_need():
+    heavy = ("sklearn", "scipy.stats", "torch", "onnx")  # the first two take more than a second
+    code = f"import sys, sentinode.workflows.predicting; sys.exit(any(name in sys.modules for name in {heavy!r}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_the_package_itself_imports_nothing_heavy():
     heavy = ("numpy", "pandas", "sklearn", "matplotlib", "torch", "scipy")
     code = f"import sys, sentinode; sys.exit(any(name in sys.modules for name in {heavy!r}))"

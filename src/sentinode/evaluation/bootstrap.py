@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from sentinode.evaluation.metrics import METRICS, TERMS, checked
 from sentinode.seeds import stream
@@ -350,8 +350,8 @@ def expanded_tail(level: float, n_patients: float) -> float:
     """
     # Drawing n from n gives a spread that is too small by sqrt((n - 1)/n), and normal quantiles where t's are
     # due: Hesterberg 2015 puts both right by cutting off Phi(-sqrt(n/(n-1)) t) on each side.
-    t = stats.t.ppf((1 + level) / 2, n_patients - 1)
-    return float(stats.norm.cdf(-np.sqrt(n_patients / (n_patients - 1)) * t))
+    t = special.stdtrit(n_patients - 1, (1 + level) / 2)
+    return float(special.ndtr(-np.sqrt(n_patients / (n_patients - 1)) * t))
 
 
 class RocBand(NamedTuple):

@@ -22,7 +22,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 __all__ = [
     "NOTHING",
@@ -68,7 +68,7 @@ def misses_allowed(n_patients: int, alpha: float, delta: float | None = None) ->
     """
     if delta is None:
         return int(np.floor(alpha * (n_patients + 1) + _ROUNDING)) - 1
-    tail = stats.binom.cdf(np.arange(n_patients + 1), n_patients, alpha)  # rising
+    tail = special.bdtr(np.arange(n_patients + 1), n_patients, alpha)  # rising
     return int((tail <= delta).sum()) - 1
 
 
@@ -121,7 +121,7 @@ def smallest_alpha(n_patients: int, delta: float | None = None, misses: int = 0)
         return 1.0
     if delta is None:
         return (misses + 1) / (n_patients + 1)
-    return float(stats.beta.ppf(1 - delta, misses + 1, n_patients - misses))
+    return float(special.betaincinv(misses + 1, n_patients - misses, 1 - delta))
 
 
 def lowest_by_patient(

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from sentinode.evaluation.bootstrap import expanded_tail
 from sentinode.evaluation.calibration import Spread
@@ -436,8 +436,8 @@ def clopper_pearson(k: int, n: int, level: float = 0.95) -> Spread:
     if n == 0:
         return Spread(float("nan"))
     tail = (1 - level) / 2
-    low = 0.0 if k == 0 else float(stats.beta.ppf(tail, k, n - k + 1))
-    high = 1.0 if k == n else float(stats.beta.ppf(1 - tail, k + 1, n - k))
+    low = 0.0 if k == 0 else float(special.betaincinv(k, n - k + 1, tail))
+    high = 1.0 if k == n else float(special.betaincinv(k + 1, n - k, 1 - tail))
     return Spread(k / n, low, high)
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize
 
 from sentinode.errors import ModelError
 from sentinode.inference.maps import suspicious_regions
@@ -199,6 +198,8 @@ def fit_scorer(features: ArrayLike, positive: ArrayLike, penalty: float = PENALT
         return float(weight @ np.logaddexp(0, -margin) + penalty / 2 * values[:-1] @ values[:-1]), gradient
 
     bounds = [(0, None)] * table.shape[1] + [(None, None)]
+    from scipy.optimize import minimize  # noqa: PLC0415 - a fifth of a second, for fitting only
+
     found = minimize(loss, np.zeros(table.shape[1] + 1), jac=True, bounds=bounds, method="L-BFGS-B")
     *weights, intercept = (round(float(value), 6) for value in found.x)
     return SlideScorer(

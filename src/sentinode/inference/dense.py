@@ -16,7 +16,6 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from scipy import stats
 
 from sentinode.errors import SlideError
 from sentinode.geometry import Box, Raster, Size
@@ -194,6 +193,8 @@ class Agreement:
             return cls(0, None, None, None)
         apart = np.abs(tiles.astype(np.float64) - points)
         ranked = len(tiles) >= FEW and tiles.std() >= LITTLE and np.ptp(points) > 0
+        from scipy import stats  # noqa: PLC0415 - half a second, only here
+
         spearman = round(float(stats.spearmanr(tiles, points).statistic), 4) if ranked else None
         return cls(len(tiles), spearman, round(float(apart.mean()), 5), round(float(apart.max()), 5))
 

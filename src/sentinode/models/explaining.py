@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import stats
 
 from sentinode.errors import MissingExtra, ModelError
 
@@ -274,6 +273,8 @@ def alikeness(one: Floats, other: Floats) -> float:
     first, second = np.abs(one).ravel(), np.abs(other).ravel()
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return float("nan")
+    from scipy import stats  # noqa: PLC0415 - half a second, only here
+
     return float(stats.spearmanr(first, second).statistic)
 
 

@@ -22,7 +22,6 @@ from PIL import Image
 
 import sentinode.errors
 from sentinode._version import __version__
-from sentinode.algorithms.descriptors import stain_statistics
 from sentinode.errors import ExportError, PlanError, SlideError
 from sentinode.evaluation.conformal import NOTHING
 from sentinode.evaluation.triage import triage_of
@@ -656,6 +655,8 @@ def _unlike(work: _Work, slide: Slide, predictions: TilePredictions, look: Slide
     some = rows[evenly(len(rows), LOOKED_AT)]
     tile = Size(predictions.tile_px, predictions.tile_px)
     tiles = np.stack([slide.read_pixels(Box(*predictions.boxes[row].tolist()), tile) for row in some.tolist()])
+    from sentinode.algorithms.descriptors import stain_statistics  # noqa: PLC0415 - a second, for older models only
+
     warning = unlike_training(work.typicality, stain_statistics(tiles))
     return (warning,) if warning else ()
 
