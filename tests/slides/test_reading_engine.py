@@ -159,6 +159,23 @@ def test_one_look_at_the_file_serves_tiles_side_by_side(drawn: Path, monkeypatch
         assert len(looks) == 1 + 2 + 9
 
 
+def test_damage_between_the_tiles_that_are_wanted_stops_nobody(drawn: Path, monkeypatch: pytest.MonkeyPatch):
+    boxes = np.array([(0, 0, 64, 64), (64, 0, 64, 64), (0, 64, 64, 64)])
+    with open_slide(drawn, reader="tiff") as slide:
+        whole = slide.read_tiles(boxes, Size(64, 64))
+        looked = slide.reader.read_level
+
+        def damaged(level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+            if x + width > 64 and y + height > 64:
+                raise SlideError("damaged")
+            return looked(level, x, y, width, height)
+
+        monkeypatch.setattr(slide.reader, "read_level", damaged)
+        assert np.array_equal(slide.read_tiles(boxes, Size(64, 64)), whole)
+        with pytest.raises(SlideError, match="damaged"):
+            slide.read_tiles(np.array([*boxes.tolist(), (64, 64, 64, 64)]), Size(64, 64))
+
+
 def test_what_is_kept_is_bounded(drawn: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tiff_reader, "CACHE_BYTES", 5 * SIDE * SIDE * 3)
     with open_slide(drawn) as slide:

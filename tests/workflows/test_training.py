@@ -63,7 +63,7 @@ def test_a_network_recognises_from_its_bundle_on_other_patients(network, cohorts
 
 
 def test_a_network_that_says_the_same_of_everything_is_warned_of(cohorts, tmp_path, caplog):
-    train_model(cohorts / "ours.csv", tmp_path / "b", TrainingWish("paper-cnn", SMALL_CNN | {"learning_rate": 3.0}))
+    train_model(cohorts / "ours.csv", tmp_path / "b", TrainingWish("paper-cnn", SMALL_CNN | {"learning_rate": 3}))
     (told,) = [line for line in caplog.messages if "learned nothing" in line]
     assert "--set learning_rate=0.3" in told
     caplog.clear()

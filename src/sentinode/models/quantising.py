@@ -178,6 +178,8 @@ def quantise_graph(graph: Path, tiles: Iterable[NDArray[np.uint8]], out: Path) -
         If NNCF is not installed.
     ModelError
         If it cannot quantise this graph.
+    MemoryError
+        If there is too little.
     """
     # MissingExtra is _quantiser's.
     openvino, known = quiet_import("openvino"), [tile[np.newaxis] for tile in tiles]
@@ -198,6 +200,8 @@ def quantise_graph(graph: Path, tiles: Iterable[NDArray[np.uint8]], out: Path) -
                     activations_range_estimator_params=ranges.MINMAX
                 ),
             )
+        except MemoryError:
+            raise
         except Exception as error:  # NNCF raises what it likes, and a training of hours hangs on it
             raise ModelError(
                 f"NNCF cannot quantise it ({' '.join(str(error).split()) or type(error).__name__})"

@@ -230,7 +230,7 @@ def train_model(
         require_calibrating(table.codes[split.calibrate] == len(table.classes) - 1, table.groups[split.calibrate])
     inputs: Inputs = pixels if encoder is None else _embedded(encoder, table, pixels, wish.mpp, (work, listen))
     algorithm, seconds = _fit(spec, wish.seed, (table, inputs, split), work / "checkpoint", listen)
-    if isinstance(rate := settings.get("learning_rate"), float):
+    if isinstance(rate := settings.get("learning_rate"), int | float):
         _warn_of_one_answer(_proba(algorithm, table, inputs, split.train[evenly(len(split.train), ASKED)]), rate)
     size = (int(pixels.shape[1]), int(pixels.shape[2]))
     calibration = _calibration(algorithm, table, inputs, split, wish.seed)
