@@ -2,6 +2,7 @@
 
     sentinode data import kaggle-pcam ../shared/data/pcam --out build/pcam/manifest.csv
     sentinode study run benchmarks/pcam/patients.toml --out build/pcam/patients     # and the other plans
+    sentinode study curve benchmarks/pcam/curve.toml --out build/pcam/curve          # of plans with a [curve]
     python benchmarks/pcam/write_results.py
 
 The tables and figures of ``docs/results/founding-experiment.md`` are taken in from the files that this writes; the
@@ -9,9 +10,12 @@ numbers in its prose are copied from them.
 """
 
 import sys
+import tomllib
 from pathlib import Path
 
+from sentinode.report.figures import learning_curves, to_svg
 from sentinode.report.study_page import accuracy_drawing
+from sentinode.study.curve import curve_rows, in_words, summarise_curve
 from sentinode.study.printing import Grid, grids, write_csv
 from sentinode.study.store import read_study
 from sentinode.study.table import StudyTable, summarise
@@ -25,6 +29,9 @@ def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     for plan in sorted(Path(__file__).parent.glob("*.toml")):
         folder = ROOT / "build" / "pcam" / plan.stem
+        if "curve" in tomllib.loads(plan.read_text(encoding="utf-8")):
+            _write_curve(plan, folder)
+            continue
         if not (folder / "study.json").exists():
             print(f"{plan.stem}: not run yet; sentinode study run {plan} --out {folder}", file=sys.stderr)
             continue
@@ -33,6 +40,24 @@ def main() -> None:
         (OUT / f"{plan.stem}.md").write_text(_markdown(table, read_study(folder).n_trials), encoding="utf-8")
         (OUT / f"{plan.stem}.svg").write_text(accuracy_drawing(table), encoding="utf-8")
         print(f"wrote {OUT / plan.stem}.*")
+
+
+def _write_curve(plan: Path, folder: Path) -> None:
+    if not (folder / "learning-curve.json").exists():
+        print(f"{plan.stem}: not run yet; sentinode study curve {plan} --out {folder}", file=sys.stderr)
+        return
+    table, parts = summarise_curve(folder), []
+    for axis in dict.fromkeys(axis for axis, _, _ in table.curves):
+        mine = {name: curve for (on, name, of), curve in table.curves.items() if (on, of) == (axis, "auc")}
+        drawing = to_svg(learning_curves(mine, unit=f"{axis} to train on", label="1 - AUC", logarithmic=True))
+        (OUT / f"{plan.stem}-{axis}.svg").write_text(drawing, encoding="utf-8")
+        header, rows = curve_rows(table, axis)
+        lines = [header, ("---",) + ("---:",) * (len(header) - 1), *rows]
+        words = [f"- {in_words(key, curve)}" for key, curve in table.curves.items() if key[0] == axis]
+        parts += ["\n".join("| " + " | ".join(line) + " |" for line in lines), "\n".join(words)]
+    facts = ", ".join(f"{name} `{table.facts[name][:12]}`" for name in ("plan", "data", "splits"))
+    (OUT / f"{plan.stem}.md").write_text("\n\n".join([*parts, f"*Digests: {facts}.*"]) + "\n", encoding="utf-8")
+    print(f"wrote {OUT / plan.stem}*")
 
 
 def _markdown(table: StudyTable, n_trials: int) -> str:
