@@ -494,6 +494,10 @@ def predict(  # noqa: PLR0913 - the options of a command
         typer.Option(help="auto: bf16 where the CPU computes in it and stays close; int8: of a model that offers it."),
     ] = "auto",
     site: Annotated[str, typer.Option(help="Where the slides are from: sort them by the promise for that site.")] = "",
+    first_look: Annotated[
+        bool,
+        typer.Option("--first-look", help="Spare the network the tiles that a fitted first look calls unsuspicious."),
+    ] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Say where the time went.")] = False,
     trail: Trail = None,
     as_json: AsJson = False,
@@ -519,6 +523,8 @@ def predict(  # noqa: PLR0913 - the options of a command
         raise PlanError(f"{patches[0]} is of patches, and --maps is of slides: look into one with sentinode explain")
     if patches and heatmap == "dense":
         raise PlanError(f"{patches[0]} is of patches, and --heatmap is of slides: a patch is one point of a map")
+    if patches and first_look:
+        raise PlanError(f"{patches[0]} is of patches, and --first-look is of slides: a patch is always recognised")
     if patches:
         with progress("recognising patches") as advance:
             found = predict_patches(
@@ -546,6 +552,7 @@ def predict(  # noqa: PLR0913 - the options of a command
         maps=maps,
         precision=precision,
         site=site,
+        first_look=first_look,
     )
     with prediction_progress() as listen:
         run = predict_slides(inputs, bundle, out, wish, listen, trail)
@@ -636,6 +643,48 @@ def slide_score(
     else:
         print_slide_scoring(found)
     raise typer.Exit(code=int(bool(found.failures)))
+
+
+@app.command(epilog="Example: sentinode first-look ARCHIVE --model model --out quicker-model")
+def first_look(  # noqa: PLR0913 - the options of a command
+    inputs: Annotated[list[Path], _path_argument(help="Slides, or folders of slides, that the model has not seen.")],
+    *,
+    model: Annotated[Path, _path_option(help="The folder that sentinode train wrote.")],
+    out: Annotated[Path, _path_option(help="The folder of the model to write: the same one, with the first look.")],
+    slides: Annotated[Path | None, _path_option(help="A table of the slides: slide_id, patient_id.")] = None,
+    alpha: Annotated[
+        float, typer.Option(help="Share of the suspicious tiles that may be lost, on the mean over patients.")
+    ] = 0.01,
+    delta: Annotated[float, typer.Option(help="Probability with which that may be broken.")] = 0.05,
+    average: Annotated[
+        bool,
+        typer.Option("--average", help="Let it hold on average, and not with a probability: fewer patients will do."),
+    ] = False,
+    mpp: Annotated[float | None, typer.Option(help="Micrometres a pixel of the slides, e.g. 0.25 for 40x.")] = None,
+    mpp_table: Annotated[Path | None, _path_option(help="A CSV with the columns slide,mpp.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fit which tiles the network need not see, on slides without labels. Exit code 1: none, or a slide failed."""
+    from sentinode.terminal import prediction_progress, print_first_look, print_json
+    from sentinode.workflows.first_looking import fit_first_look_on
+    from sentinode.workflows.slide_inputs import mpp_wish
+
+    with prediction_progress() as listen:
+        found = fit_first_look_on(
+            inputs,
+            model,
+            out,
+            table=slides,
+            alpha=alpha,
+            delta=None if average else delta,
+            mpp=mpp_wish(mpp, mpp_table, from_objective=False),
+            on_event=listen,
+        )
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_first_look(found)
+    raise typer.Exit(code=int(bool(found.failures) or bool(found.missing)))
 
 
 @app.command(epilog="Example: sentinode drift NEW-SLIDES --model model --out drift")

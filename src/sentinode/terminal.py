@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sentinode.workflows.demo import Demo, DemoEvent
     from sentinode.workflows.describing import Description
     from sentinode.workflows.drifting import DriftReport
+    from sentinode.workflows.first_looking import FirstLooking
     from sentinode.workflows.predicting import SlideDone, TilesDone
     from sentinode.workflows.predicting_patches import PatchRun
     from sentinode.workflows.slide_evaluation import SlideEvaluation
@@ -49,6 +50,7 @@ __all__ = [
     "print_drift",
     "print_evaluation",
     "print_explanation",
+    "print_first_look",
     "print_int8",
     "print_json",
     "print_manifest",
@@ -399,6 +401,29 @@ def print_slide_scoring(found: "SlideScoring") -> None:
         say("too few slides to leave any out: nobody knows whether it is better than the plain score")
     for reason in found.failures.values():
         say(f"failed, and not fitted on: {reason}")
+    say(f"wrote {found.bundle.folder}. Research use only")
+
+
+def print_first_look(found: "FirstLooking") -> None:
+    """Say what a first look spares, and what is promised of it.
+
+    Parameters
+    ----------
+    found : FirstLooking
+        What came out.
+    """
+    look = found.look
+    say(f"fitted on {look.n_fitted} patients; the threshold rests on {look.n_patients} others with suspicious tiles")
+    if found.missing:
+        say(
+            f"spares nothing: to promise {look.alpha:g}, {found.missing} more patients with suspicious tiles are "
+            "needed at least; give more slides, or allow more with --alpha"
+        )
+    else:
+        say(f"spares the network {look.spared:.0%} of the tiles; {look.lost:.2%} of the suspicious ones are lost")
+        say(f"promised: {look.in_words}")
+    for reason in found.failures.values():
+        say(f"failed, and not used: {reason}")
     say(f"wrote {found.bundle.folder}. Research use only")
 
 

@@ -1,5 +1,6 @@
 """Slides in, answer out: tiles, a model, predictions; what lies at (x, y) must be found at (x, y)."""
 
+import gzip
 import json
 import shutil
 from dataclasses import replace
@@ -23,6 +24,7 @@ from sentinode.inference import aggregation
 from sentinode.inference.aggregation import scorer_of
 from sentinode.inference.detections import read_detections
 from sentinode.inference.engine import recognise_tiles
+from sentinode.inference.first_look import FirstLook, LookedAt
 from sentinode.inference.maps import probability_map
 from sentinode.inference.predictions import TilePredictions, read_predictions
 from sentinode.models.bundle import read_bundle, write_bundle
@@ -33,9 +35,11 @@ from sentinode.slides.annotations import Annotations, Region
 from sentinode.slides.resolution import MppWish
 from sentinode.slides.slide import open_slide
 from sentinode.slides.tiling import tile_grid
-from sentinode.workflows import predicting
+from sentinode.workflows import first_looking, predicting
 from sentinode.workflows.evaluating import evaluate_model, the_manifest
+from sentinode.workflows.first_looking import fit_first_look_on
 from sentinode.workflows.predicting import PredictionWish, SlideDone, TilesDone, predict_slides
+from sentinode.workflows.refusing import Gate
 from sentinode.workflows.slide_evaluation import SlideEvaluationWish, evaluate_slides, slide_evaluation_wish
 from sentinode.workflows.slide_scoring import fit_slide_score
 from sentinode.workflows.slide_truth import TruthWish, find_truth, lesions_on
@@ -850,3 +854,176 @@ def test_the_command_tells_the_weights_and_whether_they_are_worth_it(
     assert json.loads(brace + document)["auc"]["difference"]["value"] == 0
     assert "AUC of slides that were left out of the fit: 1.000, of the plain score 1.000" in err
     assert "these slides do not show that it is better than the plain score" in err
+
+
+# --- a first look ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """Slides with lesions, of which nobody says anything but whose they are: one patient has two."""
+    folder = tmp_path_factory.mktemp("archive")
+    for number, seed in enumerate((60, 61, 62, 63, 65, 66)):
+        draw(folder / f"a{number}.tif", (700 + 70 * number, 650 + 50 * number, 220), seed=seed)
+    owners = [(f"a{number}", f"r{max(number, 1)}") for number in range(6)]
+    pd.DataFrame(owners, columns=["slide_id", "patient_id"]).to_csv(folder / "slides.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def quicker(model, archive, tmp_path_factory):
+    """The model with a first look, half of the suspicious tiles of which may be lost, on average."""
+    out = tmp_path_factory.mktemp("quicker") / "m"
+    return fit_first_look_on([archive], model.folder, out, table=archive / "slides.csv", alpha=0.5, delta=None)
+
+
+def test_a_first_look_spares_the_model_tiles_and_the_answer_stays(quicker, model, tmp_path):
+    assert not quicker.failures
+    assert (quicker.look.n_fitted, quicker.look.n_patients, quicker.missing) == (2, 3, 0)
+    draw(tmp_path / "new.tif", seed=7)
+    plain, spared = (
+        predict_slides([tmp_path / "new.tif"], folder, tmp_path / f"{place}", PredictionWish(first_look=place == "b"))
+        for place, folder in (("a", model.folder), ("b", quicker.bundle.folder))
+    )
+    (before,), (after,) = plain.results, spared.results
+    assert before["first_look"] is None
+    n = after["first_look"]["spared"]
+    assert n > 0.3 * after["recognised"]
+    assert after["recognised"] == before["recognised"], "what is spared is answered, and not left out"
+    table, whole = (read_predictions(tmp_path / place / "new" / "tiles.parquet") for place in "ba")
+    assert whole.spared is None
+    assert table.spared.sum() == n
+    assert np.array_equal(table.proba[~table.spared], whole.proba[~table.spared])
+    assert len(np.unique(table.positive[table.spared])) == 1
+    assert table.positive[table.spared].max() <= table.positive[~table.spared].min(), "nothing seen ranks behind it"
+    assert after["verdict"] == before["verdict"]
+    assert after["score"] == before["score"]
+    out = tmp_path / "b" / "new"
+    page = (out / "report.html").read_text()
+    assert f"spared the model {n:,} of" in page
+    assert "on average at most 50 % of the tiles" in page
+    assert f"{n:,} tiles were called unsuspicious by a first look" in page
+    assert f"recognised, {n:,} of them by a first look alone" in page
+    assert pd.read_csv(next(out.glob("*.csv")))["spared"].sum() == n
+    features = json.loads(gzip.decompress((out / "new-tiles.geojson.gz").read_bytes()))["features"]
+    assert sum(one["properties"]["measurements"]["spared"] for one in features) == n
+
+
+def test_results_with_and_without_a_first_look_are_told_apart(quicker, tmp_path):
+    draw(tmp_path / "new.tif", seed=8)
+    run = [
+        predict_slides(
+            [tmp_path / "new.tif"],
+            quicker.bundle.folder,
+            tmp_path / "out",
+            PredictionWish(first_look=wish, overlay=False),
+        ).results[0]
+        for wish in (False, True, True)
+    ]
+    assert run[0]["key"] != run[1]["key"]
+    assert run[1] == run[2], "stored"
+
+
+@pytest.mark.parametrize("otherwise", ["not typical", "far from the archive"])
+def test_on_tissue_of_another_kind_the_model_sees_every_tile(quicker, model, tmp_path, monkeypatch, otherwise):
+    draw(tmp_path / "new.tif", seed=7)
+    looked = Gate.look
+    if otherwise == "not typical":
+        monkeypatch.setattr(Gate, "look", lambda self, *a, **how: looked(self, *a, **how)._replace(level="unusual"))
+    else:
+        monkeypatch.setattr(FirstLook, "distance", lambda _self, _numbers: np.inf)
+    wish = PredictionWish(first_look=True, overlay=False)
+    (result,) = predict_slides([tmp_path / "new.tif"], quicker.bundle.folder, tmp_path / "out", wish).results
+    assert result["first_look"] == {"spared": 0, "stepped_back": True, "promise": ""}
+    assert "stepped back: the tissue looks otherwise" in (tmp_path / "out" / "new" / "report.html").read_text()
+    monkeypatch.undo()
+    predict_slides([tmp_path / "new.tif"], model.folder, tmp_path / "whole", PredictionWish(overlay=False))
+    found, whole = (read_predictions(tmp_path / name / "new" / "tiles.parquet") for name in ("out", "whole"))
+    assert np.array_equal(found.proba, whole.proba)
+
+
+def test_where_nothing_scores_low_enough_nobody_says_that_the_tissue_is_of_another_kind(quicker, tmp_path, monkeypatch):
+    draw(tmp_path / "new.tif", seed=7)
+    monkeypatch.setattr(FirstLook, "spares", lambda _self, numbers: np.zeros(len(numbers), dtype=bool))
+    wish = PredictionWish(first_look=True, overlay=False)
+    (result,) = predict_slides([tmp_path / "new.tif"], quicker.bundle.folder, tmp_path / "out", wish).results
+    assert (result["first_look"]["spared"], result["first_look"]["stepped_back"]) == (0, False)
+    assert "spared the model 0 of" in (tmp_path / "out" / "new" / "report.html").read_text()
+
+
+def test_a_first_look_is_refused_where_it_cannot_be(quicker, model, archive, tmp_path, cohort):
+    with pytest.raises(ModelError, match=r"has no first look; fit one on more slides \(sentinode first-look\)"):
+        predict_slides([archive], model.folder, tmp_path / "out", PredictionWish(first_look=True))
+    wish = PredictionWish(first_look=True, overlap=0.5, check_quality=False)
+    with pytest.raises(ModelError, match=r"in another way \(overlap 0\.5, not 0\.0; check_quality False, not True\)"):
+        predict_slides([archive], quicker.bundle.folder, tmp_path / "out", wish)
+    with pytest.raises(PlanError, match="--heatmap dense runs the network over all tissue"):
+        PredictionWish(first_look=True, heatmap="dense")
+    with pytest.raises(ModelError, match="has a first look already"):
+        fit_first_look_on([archive], quicker.bundle.folder, tmp_path / "m")
+    with pytest.raises(LeakageError, match="the model was trained on"):
+        fit_first_look_on([cohort / "slides"], model.folder, tmp_path / "m")
+    with pytest.raises(LeakageError, match="a0"):
+        evaluate_slides([archive / "a0.tif"], quicker.bundle.folder, SlideEvaluationWish(TruthWish(archive)))
+    with pytest.raises(PlanError, match=r"alpha = 1\.5"):
+        fit_first_look_on([archive], model.folder, tmp_path / "m", alpha=1.5)
+    assert not (tmp_path / "m").exists()
+
+
+def test_after_an_interruption_no_slide_is_looked_at_again_and_a_broken_one_stops_no_other(
+    model, archive, tmp_path, monkeypatch
+):
+    (tmp_path / "slides").mkdir()
+    for name in ("a1", "a2", "a3"):
+        shutil.copy(archive / f"{name}.tif", tmp_path / "slides")
+    (tmp_path / "slides" / "b.svs").write_bytes(b"no slide at all")
+    given = ([tmp_path / "slides"], model.folder, tmp_path / "m")
+    looked = []
+    real = first_looking.look_twice
+
+    def broken_at_the_third(path, *rest):
+        looked.append(path.stem)
+        if len(looked) == 3:
+            raise KeyboardInterrupt
+        return real(path, *rest)
+
+    monkeypatch.setattr(first_looking, "look_twice", broken_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        fit_first_look_on(*given, alpha=0.5, delta=None)
+    found = fit_first_look_on(*given, alpha=0.5, delta=None)
+    assert looked == ["a1", "a2", "a3", "a3", "b"]
+    assert set(found.failures) == {str(tmp_path / "slides" / "b.svs")}
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["m", "slides"], "nothing is left beside it"
+
+
+def test_of_many_tiles_some_of_either_kind_are_kept_and_stand_for_all():
+    random = stream(1, "many tiles")
+    positive = (random.uniform(size=60_000) < 0.2).astype(np.float32)
+    numbers = random.normal(size=(60_000, 3)).astype(np.float32)
+    kept = first_looking._some(LookedAt(numbers, np.stack([1 - positive, positive], 1), np.ones(60_000, np.float32)))
+    suspicious = kept.proba[:, 1] >= 0.5
+    assert (suspicious.sum(), (~suspicious).sum()) == (first_looking.MOST_TILES, first_looking.MOST_TILES)
+    assert kept.weight[suspicious].sum() == pytest.approx(positive.sum(), rel=1e-4)
+    assert kept.weight.sum() == pytest.approx(60_000, rel=1e-4)
+
+
+def test_the_command_says_what_is_spared_or_how_many_patients_are_missing(
+    model, archive, tmp_path, capsys, monkeypatch
+):
+    for place, more, code in (("a", ["--alpha=0.5", "--average"], 0), ("b", ["--json"], 1)):
+        given = ["sentinode", "first-look", archive, "--model", model.folder, "--out", tmp_path / place, *more]
+        given += ["--slides", archive / "slides.csv"]
+        monkeypatch.setattr("sys.argv", list(map(str, given)))
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert left.value.code == code
+    out, err = capsys.readouterr()
+    told = " ".join(err.split())
+    assert "fitted on 2 patients; the threshold rests on 3 others with suspicious tiles" in told
+    assert "spares the network" in told
+    assert json.loads(out)["patients_missing"] == -(-(299 - 3) * 4 // 3)
+    given = ["sentinode", "predict", archive, "--model", tmp_path / "b", "--out", tmp_path / "x", "--first-look"]
+    monkeypatch.setattr("sys.argv", list(map(str, given)))
+    with pytest.raises(SystemExit):
+        main()
+    assert "3 patients with suspicious tiles are too few to promise 0.01" in " ".join(capsys.readouterr().err.split())

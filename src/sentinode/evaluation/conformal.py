@@ -28,6 +28,7 @@ __all__ = [
     "NOTHING",
     "Kind",
     "lowest_by_patient",
+    "mean_loss_allowed",
     "misses_allowed",
     "patients_needed",
     "smallest_alpha",
@@ -70,6 +71,55 @@ def misses_allowed(n_patients: int, alpha: float, delta: float | None = None) ->
         return int(np.floor(alpha * (n_patients + 1) + _ROUNDING)) - 1
     tail = special.bdtr(np.arange(n_patients + 1), n_patients, alpha)  # rising
     return int((tail <= delta).sum()) - 1
+
+
+def mean_loss_allowed(n: int, alpha: float, delta: float | None = None) -> float:
+    """Tell how large the mean of losses between 0 and 1 may be, where a loss is a share and not yes or no.
+
+    On average it is conformal risk control as above. With confidence it is learn then test by the p-value of Hoeffding
+    and Bentkus (Bates, Angelopoulos, Lei, Malik and Jordan 2021, "Distribution-free, risk-controlling prediction sets",
+    Journal of the ACM 68(6)): the smaller of ``exp(-n h(min(r, alpha), alpha))``, with h
+    the relative entropy of two coins, and ``e P(Bin(n, alpha) <= ceil(n r))``.
+
+    Parameters
+    ----------
+    n : int
+        Cases (slides, patients) that a loss was measured on, exchangeable with those to come.
+    alpha : float
+        Loss that is allowed, above 0 and below 1.
+    delta : float, optional
+        Probability with which the promise may be broken; None promises the average.
+
+    Returns
+    -------
+    float
+        -1 where even no loss at all is too much, because the cases are too few.
+
+    Examples
+    --------
+    >>> mean_loss_allowed(99, 0.01), mean_loss_allowed(98, 0.01)
+    (0.0, -1.0)
+    >>> [round(mean_loss_allowed(n, 0.01, 0.05), 4) for n in (298, 299, 1000)]
+    [-1.0, 0.0, 0.0038]
+    """
+    if delta is None:
+        allowed = (alpha * (n + 1) - 1 + _ROUNDING) / max(n, 1)
+        return max(float(allowed) - _ROUNDING, 0.0) if allowed >= 0 else -1.0
+    if n == 0 or _p_of_mean(0.0, n, alpha) > delta:
+        return -1.0
+    low, high = 0.0, alpha  # the p-value rises with the mean
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _p_of_mean(middle, n, alpha) <= delta else (low, middle)
+    return low
+
+
+def _p_of_mean(mean: float, n: int, alpha: float) -> float:
+    # Of the hypothesis that the loss to come is more than alpha.
+    r = min(mean, alpha)
+    entropy = special.xlogy(r, r / alpha) + special.xlogy(1 - r, (1 - r) / (1 - alpha))
+    bentkus = np.e * special.bdtr(np.ceil(n * mean - _ROUNDING), n, alpha)
+    return float(min(np.exp(-n * entropy), bentkus))
 
 
 def patients_needed(alpha: float, delta: float | None = None) -> int:

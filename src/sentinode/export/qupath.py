@@ -74,18 +74,22 @@ def _tiles(predictions: TilePredictions) -> Iterator[str]:
     # are a hundred thousand.
     (left, top), rows = _origin(predictions), predictions.recognised
     boxes, proba = predictions.boxes[rows] - [left, top, 0, 0], predictions.proba[rows]
+    if predictions.spared is None:
+        marks = [""] * len(boxes)
+    else:  # not shown to the model: their probability is a stand-in
+        marks = [f', "spared": {int(one)}' for one in predictions.spared[rows].tolist()]
     named = json.dumps([predictions.slide_id, predictions.model, "tile"])[:-1]
     names = [json.dumps(f"prob_{name}") for name in predictions.classes]
     ends = [json.dumps(_properties(predictions, "tile", code, {}))[:-2] for code in range(len(names))]
     likeliest = np.argmax(proba, axis=1).tolist()
-    for (x, y, width, height), values, code in zip(boxes.tolist(), proba.tolist(), likeliest, strict=True):
+    for (x, y, width, height), values, code, mark in zip(boxes.tolist(), proba.tolist(), likeliest, marks, strict=True):
         right, lower = x + width, y + height
         ring = f'"coordinates": [[[{x}, {y}], [{right}, {y}], [{right}, {lower}], [{x}, {lower}], [{x}, {y}]]]'
         one = _id(f'{named}, {{{ring}, "type": "Polygon"}}]')
         measured = ", ".join(f"{name}: {round(value, 6)!r}" for name, value in zip(names, values, strict=True))
         yield (
             f'{{"type": "Feature", "id": "{one}", "geometry": {{"type": "Polygon", {ring}}}, '
-            f'"properties": {ends[code]}{measured}}}}}}}'
+            f'"properties": {ends[code]}{measured}{mark}}}}}}}'
         )
 
 

@@ -29,6 +29,8 @@ def write_tile_csv(predictions: TilePredictions, path: Path) -> None:
     known = predictions.recognised
     columns = {name: predictions.boxes[known, place] for place, name in enumerate(("minx", "miny", "width", "height"))}
     columns |= {f"prob_{name}": predictions.proba[known, place] for place, name in enumerate(predictions.classes)}
+    if predictions.spared is not None:  # not shown to the model: their probability is a stand-in
+        columns["spared"] = predictions.spared[known].astype(int)
     try:
         with whole_file(path) as part:
             pd.DataFrame(columns).to_csv(part, index=False, lineterminator="\n", float_format="%.6f")

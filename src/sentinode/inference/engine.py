@@ -8,7 +8,7 @@ rows across a wide slide, decoded tiles would be forgotten before the next row a
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
@@ -50,10 +50,13 @@ class Inspected(NamedTuple):
         Why each tile is not to be recognised, ``""`` where it is.
     measured : (n, c) float32
         Numbers that are to be known of each tile that is recognised; c may be 0.
+    spared : (n,) bool, optional
+        Which of these the recogniser need not see; None: it sees all.
     """
 
     flag: NDArray[np.str_]
     measured: NDArray[np.float32]
+    spared: NDArray[np.bool_] | None = None
 
 
 Inspect = Callable[[NDArray[np.uint8]], Inspected]
@@ -93,12 +96,15 @@ class Recognised:
         Where the time went.
     measured : (n, c) float32
         What was measured of the tiles, NaN in the rows of those that were left out; c is 0 where nothing was.
+    spared : (n,) bool
+        Which tiles the recogniser did not see: their answer is the one that stands in.
     """
 
     proba: NDArray[np.float32]
     flag: NDArray[np.str_]
     spent: Spent
     measured: NDArray[np.float32]
+    spared: NDArray[np.bool_]
 
 
 def recognise_tiles(  # noqa: PLR0913 - each is a choice of its own
@@ -109,6 +115,7 @@ def recognise_tiles(  # noqa: PLR0913 - each is a choice of its own
     *,
     n_classes: int,
     inspect: Inspect | None = None,
+    stand_in: Sequence[float] = (),
     skip: NDArray[np.str_] | None = None,
     readers: int = 2,
     on_progress: Callable[[int, int], None] | None = None,
@@ -129,6 +136,8 @@ def recognise_tiles(  # noqa: PLR0913 - each is a choice of its own
         Columns that it gives.
     inspect : callable, optional
         Looks at the tiles before the recogniser; what it flags is not recognised.
+    stand_in : sequence of float
+        The probabilities of tiles that `inspect` spares the recogniser.
     skip : (n,) str, optional
         Why tiles are not even read; ``""`` for the others.
     readers : int
@@ -150,7 +159,7 @@ def recognise_tiles(  # noqa: PLR0913 - each is a choice of its own
     proba = np.full((len(boxes), n_classes), np.nan, dtype=np.float32)
     measured: NDArray[np.float32] | None = None
     flag = np.zeros(len(boxes), dtype="U16") if skip is None else skip.astype("U16")
-    rows = np.flatnonzero(flag == "")
+    rows, spared = np.flatnonzero(flag == ""), np.zeros(len(boxes), dtype=bool)
     reading = judging = recognising = waiting = 0.0
     done, asked = len(boxes) - len(rows), time.perf_counter()
     # A thread that reads uses one core: libraries of linear algebra would start as many threads again in each.
@@ -162,6 +171,10 @@ def recognise_tiles(  # noqa: PLR0913 - each is a choice of its own
             if measured is None:
                 measured = np.full((len(boxes), batch.measured.shape[1]), np.nan, dtype=np.float32)
             measured[batch.rows[clean]] = batch.measured[clean]
+            if batch.spared is not None and (known := clean & batch.spared).any():
+                proba[batch.rows[known]] = stand_in
+                spared[batch.rows[known]] = True
+                clean &= ~known
             if clean.any():
                 pixels = batch.pixels if clean.all() else batch.pixels[clean]
                 proba[batch.rows[clean]] = recogniser.predict_proba(pixels)
@@ -173,7 +186,7 @@ def recognise_tiles(  # noqa: PLR0913 - each is a choice of its own
                 on_progress(done, len(boxes))
     nothing = np.empty((len(boxes), 0), dtype=np.float32)
     spent = Spent(reading, judging, recognising, waiting)
-    return Recognised(proba, flag, spent, nothing if measured is None else measured)
+    return Recognised(proba, flag, spent, nothing if measured is None else measured, spared)
 
 
 class _Batch(NamedTuple):
@@ -181,6 +194,7 @@ class _Batch(NamedTuple):
     pixels: NDArray[np.uint8]
     flag: NDArray[np.str_]
     measured: NDArray[np.float32]
+    spared: NDArray[np.bool_] | None
     reading: float  # seconds of the CPU
     judging: float
 

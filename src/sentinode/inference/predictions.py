@@ -56,6 +56,8 @@ class TilePredictions:
     typicality : (n, 2) float32, optional
         P-value of each tile among those of training patients, in all that it looks like and in its structure alone;
         NaN where it was left out or the model cannot say. None in tables of an older Sentinode.
+    spared : (n,) bool, optional
+        Which tiles the model did not see, because a first look called them unsuspicious; None: it saw all.
     facts : mapping
         Whatever else the run wrote down: where the mpp is from, settings, versions.
     """
@@ -74,6 +76,7 @@ class TilePredictions:
     flag: NDArray[np.str_]
     facts: Mapping[str, Any] = field(default_factory=dict)
     typicality: NDArray[np.float32] | None = None
+    spared: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -116,6 +119,8 @@ def write_predictions(predictions: TilePredictions, path: Path) -> None:
     columns |= {"tissue": predictions.tissue, "flag": pa.array(predictions.flag.tolist(), pa.string())}
     if predictions.typicality is not None:
         columns |= {name: predictions.typicality[:, place] for place, name in enumerate(_TYPICALITY)}
+    if predictions.spared is not None:
+        columns["spared"] = predictions.spared
     known = {
         "format": FORMAT,
         "version": VERSION,
@@ -183,4 +188,5 @@ def read_predictions(path: Path | str) -> TilePredictions:
         flag=np.array(table["flag"].to_pylist(), dtype=np.str_),
         facts=known["facts"],
         typicality=np.column_stack(typicality).astype(np.float32) if typicality else None,
+        spared=table["spared"].to_numpy() if "spared" in table.column_names else None,
     )

@@ -11,6 +11,7 @@
     BUNDLE/typicality.json      what its training images look like, to notice a slide of another kind
     BUNDLE/known-tiles.json     the same of single tiles, and which rules against nonsense hold for it
     BUNDLE/slide-score.json     how tiles are put together to the score of a slide, where that was fitted
+    BUNDLE/first-look.json      which tiles the network need not see, where that was fitted
     BUNDLE/training.csv         the training log
     BUNDLE/README.md            the same for a person
 
@@ -41,6 +42,7 @@ from sentinode.storage import whole_folder
 
 __all__ = [
     "ESTIMATOR_FILE",
+    "FIRST_LOOK_FILE",
     "GRAPH_FILE",
     "INT8_FILES",
     "KNOWN_TILES_FILE",
@@ -72,6 +74,7 @@ TYPICALITY_FILE = "typicality.json"
 KNOWN_TILES_FILE = "known-tiles.json"
 KNOWN_TILES_VERSION = 1
 SLIDE_SCORE_FILE = "slide-score.json"
+FIRST_LOOK_FILE = "first-look.json"
 _FACTS = "bundle.json"
 _SEEN = "seen.json"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

@@ -124,7 +124,8 @@ def write_slide_page(view: SlideView, path: Path) -> None:
         title=f"Slide {predictions.slide_id}: {view.verdict}",
         lead=(
             f"Score {_number(view.score)} for {facts.positive}, {view.score_by}; "
-            f"{int(predictions.recognised.sum()):,} of {len(predictions):,} tiles of tissue were recognised."
+            f"{int(predictions.recognised.sum()):,} of {len(predictions):,} tiles of tissue were recognised"
+            f"{_spared(predictions)}."
         ),
         badges=(
             "research use only",
@@ -154,6 +155,12 @@ def _triage(triage: Mapping[str, Any]) -> Section:
         "suspicious": "to be read first",
     }
     return Section(f"Triage: {triage['verdict']}", f"{meaning[triage['verdict']].capitalize()}. {triage['words']}")
+
+
+def _spared(predictions: TilePredictions) -> str:
+    if predictions.spared is None or not predictions.spared.any():
+        return ""
+    return f", {int(predictions.spared.sum()):,} of them by a first look alone"
 
 
 def _overview(view: SlideView) -> Section:

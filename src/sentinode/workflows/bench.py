@@ -426,8 +426,8 @@ def _gate() -> Gate:
 
 def _inspect(inspect: Inspect, tiles: NDArray[np.uint8]) -> Inspected:
     # As predict does; but all are recognised, so that both ways recognise as many.
-    flag, measured = inspect(tiles)
-    return Inspected(np.zeros_like(flag), measured)
+    found = inspect(tiles)
+    return found._replace(flag=np.zeros_like(found.flag))
 
 
 def _training(stage: _Stage) -> list[Comparison]:

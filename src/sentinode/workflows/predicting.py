@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -22,7 +22,7 @@ from PIL import Image
 
 import sentinode.errors
 from sentinode._version import __version__
-from sentinode.errors import ExportError, PlanError, SlideError
+from sentinode.errors import ExportError, ModelError, PlanError, SlideError
 from sentinode.evaluation.conformal import NOTHING
 from sentinode.evaluation.triage import triage_of
 from sentinode.evaluation.typicality import Typicality, evenly, unlike_training
@@ -31,7 +31,8 @@ from sentinode.export.formats import EXPORTS, export_writer
 from sentinode.geometry import Box, Size
 from sentinode.inference.aggregation import SlideScorer, scorer_of
 from sentinode.inference.dense import Agreement, DenseMap, recognise_densely, write_dense_map
-from sentinode.inference.engine import Recognised, recognise_tiles
+from sentinode.inference.engine import Inspect, Recognised, Spent, recognise_tiles
+from sentinode.inference.first_look import FirstLook, LookedAt, first_look_of
 from sentinode.inference.maps import probability_map, suspicious_regions
 from sentinode.inference.predictions import TilePredictions, write_predictions
 from sentinode.inference.summary import TOP, Field, slide_score, suspicious_fields
@@ -59,8 +60,11 @@ __all__ = [
     "PredictionWish",
     "SlideDone",
     "TilesDone",
+    "first_look_terms",
+    "look_twice",
     "predict_slides",
     "score_slide",
+    "slide_recogniser",
     "slide_scoring",
 ]
 
@@ -76,7 +80,7 @@ LOOKED_AT = 200
 PLAIN_SCORE = "the mean of its five most suspicious places"
 """What the score of a slide is where the model has nothing fitted for it."""
 
-OPTIONS = ("overlap", "minimum_tissue", "check_quality", "allow_atypical", "precision", "site")
+OPTIONS = ("overlap", "minimum_tissue", "check_quality", "allow_atypical", "precision", "site", "first_look")
 """What the trail says of a wish."""
 
 THRESHOLD = 0.5
@@ -120,6 +124,8 @@ class PredictionWish:
     heatmap : {"tiles", "dense"}
         Whether the heatmap has a point every few pixels: the network is run over large fields, too. What is said of
         tiles and of the slide stays as it is.
+    first_look : bool
+        Whether tiles that the model's first look calls unsuspicious are spared the network.
 
     Raises
     ------
@@ -139,9 +145,14 @@ class PredictionWish:
     precision: PrecisionWish = "auto"
     site: str = ""
     heatmap: Literal["tiles", "dense"] = "tiles"
+    first_look: bool = False
 
     def __post_init__(self) -> None:
         require_shares(overlap=self.overlap, minimum_tissue=self.minimum_tissue)
+        if self.first_look and self.heatmap == "dense":
+            raise PlanError(
+                "--heatmap dense runs the network over all tissue: --first-look spares nothing; leave one out"
+            )
         for name in self.exports:
             export_writer(name)
 
@@ -249,9 +260,7 @@ def predict_slides(
     require_unchanged(file)
     for leftover in abandoned(out):
         shutil.rmtree(leftover, ignore_errors=True)
-    # What was certified in float32 is promised in float32.
-    promised = any(one.unit == "slides" for one in bundle.facts.promises)
-    recogniser = open_recogniser(bundle, quick=True, precision="float32" if promised else wish.precision)
+    recogniser = slide_recogniser(bundle, wish.precision)
     work = _work(bundle, recogniser, out, wish, listen, len(slides))
     if wish.heatmap == "dense":
         # int8 was rounded and measured for tiles.
@@ -272,6 +281,31 @@ def predict_slides(
     _make(out)
     _write_cohort(run, bundle, out)
     return run
+
+
+def slide_recogniser(bundle: Bundle, precision: PrecisionWish = "auto") -> Recogniser:
+    """Open a model as it recognises slides.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Read.
+    precision : {"auto", "float32", "int8"}
+        As in `PredictionWish`.
+
+    Returns
+    -------
+    Recogniser
+        In float32 where something is promised of slides: it was certified so.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be opened, or does not offer int8.
+    """
+    # ModelError is open_recogniser's.
+    promised = any(one.unit == "slides" for one in bundle.facts.promises)
+    return open_recogniser(bundle, quick=True, precision="float32" if promised else precision)
 
 
 def _ordered(results: Iterable[dict[str, Any]]) -> tuple[Mapping[str, Any], ...]:
@@ -305,13 +339,56 @@ class _Work(NamedTuple):
     gate: Gate
     scorer: SlideScorer | None
     dense: DenseRecogniser | None = None
+    first_look: FirstLook | None = None
 
 
 def _work(
     bundle: Bundle, recogniser: Recogniser, out: Path, wish: PredictionWish, listen: Listener, n_slides: int
 ) -> _Work:
     known = bundle.typicality(), gate_of(bundle), scorer_of(bundle)
-    return _Work(bundle, bundle.mpp_of_tiles(), recogniser, out, wish, listen, n_slides, *known)
+    work = _Work(bundle, bundle.mpp_of_tiles(), recogniser, out, wish, listen, n_slides, *known)
+    return work._replace(first_look=_first_look(work)) if wish.first_look else work
+
+
+def _first_look(work: _Work) -> FirstLook:
+    folder, found = work.bundle.folder, first_look_of(work.bundle)
+    if found is None or found.threshold is None:
+        why = "has no first look" if found is None else f"its first look {found.in_words}"
+        raise ModelError(f"{folder}: {why}; fit one on more slides (sentinode first-look), or leave out --first-look")
+    here = first_look_terms(work.wish, work.recogniser)
+    other = [
+        f"{name} {here[name]}, not {found.terms.get(name)}" for name in here if here[name] != found.terms.get(name)
+    ]
+    if other:
+        raise ModelError(
+            f"{folder}: its first look was fitted in another way ({'; '.join(other)}); recognise as it was fitted, "
+            "fit it again, or leave out --first-look"
+        )
+    return found
+
+
+def first_look_terms(wish: PredictionWish, recogniser: Recogniser) -> dict[str, Any]:
+    """Say what a first look depends on beside the model and the slide.
+
+    Parameters
+    ----------
+    wish : PredictionWish
+        How slides are recognised.
+    recogniser : Recogniser
+        Of the model.
+
+    Returns
+    -------
+    dict of str to object
+        One that was fitted with other ones promises nothing.
+    """
+    return {
+        "judging": JUDGING,
+        "overlap": wish.overlap,
+        "minimum_tissue": wish.minimum_tissue,
+        "check_quality": wish.check_quality,
+        "precision": recogniser.runtime.get("precision", "float32"),
+    }
 
 
 def _trail_event(work: _Work, path: Path, outcome: dict[str, Any] | Failure) -> dict[str, Any]:
@@ -377,6 +454,7 @@ def _key(work: _Work, slide: Slide) -> str:
             *(("maps",) if work.wish.maps else ()),
             *((f"site {work.wish.site}",) if work.wish.site else ()),
             *((work.wish.heatmap,) if work.wish.heatmap != "tiles" else ()),
+            *(("first look",) if work.wish.first_look else ()),
         ],
     }
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
@@ -471,6 +549,19 @@ def _heatmap_facts(work: _Work, read: _Read) -> dict[str, Any]:
 
 
 def _heatmap_note(read: _Read) -> str:
+    return " ".join(filter(None, (_first_look_note(read.predictions), _dense_note(read))))
+
+
+def _first_look_note(predictions: TilePredictions) -> str:
+    if predictions.spared is None or not predictions.spared.any():
+        return ""
+    return (
+        f"{int(predictions.spared.sum()):,} tiles were called unsuspicious by a first look and not shown to the model: "
+        "they have one probability, the lowest there is."
+    )
+
+
+def _dense_note(read: _Read) -> str:
     found = _shown_map(read)
     if found is None or read.dense is None:
         return ""
@@ -495,12 +586,22 @@ def _recognise_tiles(
     work: _Work, slide: Slide, number: int
 ) -> tuple[TilePredictions, SlideLook, str, dict[str, float]]:
     # The tiles, what the slide looks like, why it is refused or "", and seconds.
-    tile, started = work.bundle.facts.tile, time.perf_counter()
+    started = time.perf_counter()
+    grid, skip = _tissue_tiles(work, slide)
+    tissue, begun = time.perf_counter() - started, time.perf_counter()
+    found, look, stepped_back = _looked_at(work, slide, number, grid, skip)
+    profile = {"tissue": tissue, "tiles": time.perf_counter() - begun, **asdict(found.spent)}
+    refusal = (_refusal(found.flag) if work.wish.check_quality else "") or look.refusal
+    return _predictions(work, slide, grid, found, stepped_back=stepped_back), look, refusal, profile
+
+
+def _tissue_tiles(work: _Work, slide: Slide) -> tuple[TileGrid, NDArray[np.str_]]:
+    # The tiles, and why some are not even read, or "".
     seen = survey(slide)
     grid = tile_grid(
         slide.info,
         seen.tissue,
-        tile_px=tile.width,
+        tile_px=work.bundle.facts.tile.width,
         mpp=work.tile_mpp,
         overlap=work.wish.overlap,
         minimum_tissue=work.wish.minimum_tissue,
@@ -508,22 +609,115 @@ def _recognise_tiles(
     if len(grid) == 0:
         raise SlideError(f"{slide.info.path}: no tissue was found on it; nothing was recognised")
     in_air = seen.air.share(grid.boxes) >= IN_AIR if work.wish.check_quality else np.zeros(len(grid), dtype=bool)
-    tissue, begun = time.perf_counter() - started, time.perf_counter()
-    found = recognise_tiles(
+    return grid, np.where(in_air, "air", "")
+
+
+def _looked_at(
+    work: _Work, slide: Slide, number: int, grid: TileGrid, skip: NDArray[np.str_]
+) -> tuple[Recognised, SlideLook, bool]:
+    # Whether a first look stepped back: then the network saw every tile.
+    first_look, mpp = work.first_look, work.tile_mpp if work.wish.check_quality else None
+    inspect = work.gate.inspect(mpp, first_look, numbers=first_look is not None)
+    stand_in = () if first_look is None else first_look.stand_in
+    found = _recognised(work, slide, number, grid.boxes, skip, inspect, stand_in)
+    numbers, found = found.measured[:, 2:], replace(found, measured=found.measured[:, :2])
+    look = work.gate.look(found.flag, found.measured, allow=work.wish.allow_atypical, what="tissue tiles")
+    if first_look is None or not found.spared.any():
+        return found, look, False
+    clean = found.flag == ""
+    # Of tissue of another kind the first look knows nothing.
+    if look.level == "typical" and first_look.distance(numbers[clean]) <= first_look.farthest:
+        return _ranked(found), look, False
+    rows = np.flatnonzero(found.spared)
+    rest = _recognised(work, slide, number, grid.boxes[rows], skip[rows], None)
+    proba = found.proba.copy()
+    proba[rows] = rest.proba
+    spent = Spent(*(one + other for one, other in zip(astuple(found.spent), astuple(rest.spent), strict=True)))
+    return replace(found, proba=proba, spared=np.zeros_like(found.spared), spent=spent), look, True
+
+
+def _ranked(found: Recognised) -> Recognised:
+    # What the network has not seen ranks behind all that it has seen.
+    seen = np.flatnonzero((found.flag == "") & ~found.spared)
+    if len(seen) == 0:
+        return found
+    lowest, proba = seen[np.argmin(found.proba[seen, -1])], found.proba.copy()
+    if proba[lowest, -1] < proba[found.spared, -1][0]:
+        proba[found.spared] = proba[lowest]
+    return replace(found, proba=proba)
+
+
+def _recognised(
+    work: _Work,
+    slide: Slide,
+    number: int,
+    boxes: NDArray[np.int64],
+    skip: NDArray[np.str_],
+    inspect: Inspect | None,
+    stand_in: Sequence[float] = (),
+) -> Recognised:
+    tile = work.bundle.facts.tile
+    return recognise_tiles(
         slide,
-        grid.boxes,
+        boxes,
         Size(tile.width, tile.height),
         work.recogniser,
         n_classes=len(work.bundle.facts.classes),
-        inspect=work.gate.inspect(work.tile_mpp if work.wish.check_quality else None),
-        skip=np.where(in_air, "air", ""),
+        inspect=inspect,
+        stand_in=stand_in,
+        skip=skip,
         readers=work.wish.readers,
         on_progress=lambda done, of: work.listen(TilesDone(slide.info.slide_id, number, work.n_slides, done, of)),
     )
-    profile = {"tissue": tissue, "tiles": time.perf_counter() - begun, **asdict(found.spent)}
-    look = work.gate.look(found.flag, found.measured, allow=work.wish.allow_atypical, what="tissue tiles")
-    refusal = (_refusal(found.flag) if work.wish.check_quality else "") or look.refusal
-    return _predictions(work, slide, grid, found), look, refusal, profile
+
+
+def look_twice(
+    path: Path,
+    bundle: Bundle,
+    recogniser: Recogniser,
+    mpp: MppWish,
+    place: tuple[int, int],
+    on_event: Listener | None = None,
+) -> LookedAt:
+    """See the tiles of a slide as a first look does, and as the network does.
+
+    Parameters
+    ----------
+    path : Path
+        Of the slide.
+    bundle : Bundle
+        The model.
+    recogniser : Recogniser
+        Of `slide_recogniser`.
+    mpp : MppWish
+        What is known of the slide's resolution beside its file.
+    place : (int, int)
+        Which slide it is, from 1, of how many.
+    on_event : callable, optional
+        Receives `TilesDone`.
+
+    Returns
+    -------
+    LookedAt
+        Of the tiles that are recognised, each for itself.
+
+    Raises
+    ------
+    SlideError
+        If the slide cannot be read, has no tissue, or is not typical of the training images: on such a slide no first
+        look is used.
+    """
+    # SlideError is also that of the steps.
+    work = _work(bundle, recogniser, path, PredictionWish(mpp=mpp), on_event or (lambda _event: None), place[1])
+    with open_slide(path, mpp) as slide:
+        inspect = work.gate.inspect(work.tile_mpp, numbers=True)
+        grid, skip = _tissue_tiles(work, slide)
+        found = _recognised(work, slide, place[0], grid.boxes, skip, inspect)
+    look = work.gate.look(found.flag, found.measured[:, :2], allow=False, what="tissue tiles")
+    if _refusal(found.flag) or look.level != "typical":
+        raise SlideError(f"{path}: is not typical of the training images ({look.level}): no first look is used on such")
+    clean = found.flag == ""
+    return LookedAt(found.measured[clean, 2:], found.proba[clean], np.ones(int(clean.sum()), dtype=np.float32))
 
 
 def slide_scoring(wish: PredictionWish | None = None) -> dict[str, Any]:
@@ -541,6 +735,7 @@ def slide_scoring(wish: PredictionWish | None = None) -> dict[str, Any]:
     """
     wish = wish or PredictionWish()
     return {
+        **({"first_look": True} if wish.first_look else {}),  # promises from before there was one stay what they are
         "score": f"mean of the {TOP} highest tiles that do not overlap",
         "overlap": wish.overlap,
         "minimum_tissue": wish.minimum_tissue,
@@ -667,7 +862,9 @@ def _refusal(flag: NDArray[np.str_]) -> str:
     return "" if fit else reason
 
 
-def _predictions(work: _Work, slide: Slide, grid: TileGrid, found: Recognised) -> TilePredictions:
+def _predictions(
+    work: _Work, slide: Slide, grid: TileGrid, found: Recognised, *, stepped_back: bool
+) -> TilePredictions:
     info = slide.info
     return TilePredictions(
         boxes=grid.boxes,
@@ -683,12 +880,14 @@ def _predictions(work: _Work, slide: Slide, grid: TileGrid, found: Recognised) -
         tissue=grid.tissue,
         flag=found.flag,
         typicality=work.gate.p_values(found.measured) if found.measured.shape[1] else None,
+        spared=None if work.first_look is None else found.spared,
         facts={
             "mpp_source": info.mpp_source,
             "grid": grid.fingerprint,
             "vendor": info.vendor,
             "reader": info.reader,
             "overlap": work.wish.overlap,
+            **({} if work.first_look is None else {"stepped_back": stepped_back}),
             "bounds": None if info.bounds is None else [info.bounds.x, info.bounds.y],
         },
     )
@@ -714,6 +913,7 @@ def _result(work: _Work, path: Path, read: _Read, key: str, seconds: float) -> d
         "score_by": PLAIN_SCORE if work.scorer is None else work.scorer.in_words,
         "regions": len(regions),
         "heatmap": _heatmap_facts(work, read),
+        "first_look": _first_look_facts(work, predictions),
         "largest_mm": None if not regions else [round(value, 4) for value in max(one.extent_mm for one in regions)],
         "suspicious_mm2": round(sum(one.area_mm2 for one in regions), 5),
         "tiles": len(predictions),
@@ -731,6 +931,13 @@ def _result(work: _Work, path: Path, read: _Read, key: str, seconds: float) -> d
         "runtime": dict(work.recogniser.runtime),
         "versions": {"sentinode": __version__, "python": platform.python_version()},
     }
+
+
+def _first_look_facts(work: _Work, predictions: TilePredictions) -> dict[str, Any] | None:
+    if work.first_look is None or predictions.spared is None:
+        return None
+    spared, stepped_back = int(predictions.spared.sum()), bool(predictions.facts.get("stepped_back"))
+    return {"spared": spared, "stepped_back": stepped_back, "promise": "" if stepped_back else work.first_look.in_words}
 
 
 def _score(work: _Work, predictions: TilePredictions) -> float:
@@ -790,6 +997,13 @@ def _write(work: _Work, slide: Slide, read: _Read, result: dict[str, Any], folde
         ) from error
 
 
+def _spared(result: Mapping[str, Any]) -> str:
+    known = result["first_look"]
+    if known["stepped_back"]:
+        return "stepped back: the tissue looks otherwise than that which it was fitted on, and the model saw every tile"
+    return f"spared the model {known['spared']:,} of {result['recognised']:,} tiles; {known['promise']}"
+
+
 def _footer(bundle: Bundle, result: Mapping[str, Any]) -> dict[str, str]:
     return {
         "slide": f"{result['path']}, {result['mpp']:.4g} um a pixel ({result['mpp_source']})",
@@ -798,4 +1012,5 @@ def _footer(bundle: Bundle, result: Mapping[str, Any]) -> dict[str, str]:
         "runtime": " ".join(filter(None, (result["runtime"]["engine"], result["runtime"].get("precision")))),
         "Sentinode": __version__,
         "seconds": f"{result['seconds']:.1f} for {result['tiles']:,} tiles",
+        **({} if result["first_look"] is None else {"first look": _spared(result)}),
     }

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,9 @@ from sentinode.slides.naming import is_slide_name
 from sentinode.storage import whole_files
 from sentinode.workflows.refusing import Gate, gate_of, patch_refusals
 from sentinode.workflows.trail import TRAIL, require_unchanged, trail_file, write_trail
+
+if TYPE_CHECKING:
+    from sentinode.inference.engine import Inspected
 
 __all__ = ["PatchRun", "find_patches", "predict_patches"]
 
@@ -280,7 +283,7 @@ def _recognise(
     kept: list[_Patch] = []
     proba: list[NDArray[np.float64]] = []
     colours: list[NDArray[np.float32]] = []
-    looks: list[tuple[NDArray[np.str_], NDArray[np.float32]]] = []
+    looks: list[Inspected] = []
     (gate, recogniser), inspect = model, model[0].inspect(None)
     failures: dict[str, str] = {}
     step = max(1, len(patches) // LOOKED_AT)
@@ -302,7 +305,7 @@ def _recognise(
     if not kept:
         first = next(iter(failures.values()))
         raise ManifestError(f"none of {len(patches)} patches could be read; the first: {first}")
-    flag, distance = (np.concatenate(parts) for parts in zip(*looks, strict=True))
+    flag, distance = np.concatenate([one.flag for one in looks]), np.concatenate([one.measured for one in looks])
     return _Found(kept, np.concatenate(proba), np.concatenate(colours) if colours else None, failures, flag, distance)
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from sentinode.evaluation.typicality import ATYPICAL, Neighbourhood, fit_neighbourhood
 from sentinode.inference.engine import Inspect, Inspected
+from sentinode.inference.first_look import FirstLook
 from sentinode.models.bundle import Bundle, KnownTiles
 from sentinode.slides.appearance import appearance, appearance_and_spread, n_structure
 from sentinode.slides.bright_field import FINDINGS, RULES, SMALLEST_PX, bright_field_findings
@@ -77,13 +78,17 @@ class Gate:
     everything: Neighbourhood | None
     structure: Neighbourhood | None
 
-    def inspect(self, mpp: float | None) -> Inspect:
+    def inspect(self, mpp: float | None, first_look: FirstLook | None = None, *, numbers: bool = False) -> Inspect:
         """Make what looks at tiles before the model: `judge` and `measure` in one, which have half of the work alike.
 
         Parameters
         ----------
         mpp : float or None
             As for `judge`.
+        first_look : FirstLook, optional
+            Says which tiles the model need not see.
+        numbers : bool
+            Whether what the tiles look like is handed back as well, after the two distances.
 
         Returns
         -------
@@ -97,7 +102,11 @@ class Gate:
             measured, clean = np.full((len(tiles), 2), np.nan, dtype=np.float32), flag == ""
             if looks is not None and clean.any():
                 measured[clean] = self._distance(looks.numbers[clean], min(tiles.shape[1:3]))
-            return Inspected(flag, measured)
+            if looks is not None and numbers:
+                measured = np.concatenate([measured, looks.numbers], axis=1)
+            return Inspected(
+                flag, measured, None if first_look is None or looks is None else first_look.spares(looks.numbers)
+            )
 
         return inspect
 
