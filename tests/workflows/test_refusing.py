@@ -17,6 +17,7 @@ from sentinode.inference.predictions import read_predictions
 from sentinode.models.bundle import KNOWN_TILES_FILE, read_bundle, write_bundle
 from sentinode.phantom.cohort import CohortPlan, draw_patch
 from sentinode.seeds import stream
+from sentinode.slides.appearance import appearance
 from sentinode.slides.bright_field import RULES
 from sentinode.workflows.predicting import PredictionWish, SlideDone, predict_slides
 from sentinode.workflows.predicting_patches import predict_patches
@@ -122,12 +123,16 @@ class TestTiles:
     def test_to_inspect_tiles_is_to_judge_and_to_measure_them(self, model, new, mpp):
         tiles = np.concatenate([new, 255 - new[:5], np.full((3, SIDE, SIDE, 3), 240, np.uint8)])
         gate = gate_of(model)
-        flag, measured = gate.inspect(mpp)(tiles)
+        flag, measured, spared = gate.inspect(mpp)(tiles)
+        assert spared is None, "nobody asked for a first look"
         assert flag.tolist() == gate.judge(mpp)(tiles).tolist()
         assert 8 <= (flag != "").sum() < len(new)
         assert np.allclose(measured[flag == ""], gate.measure(tiles)[flag == ""], rtol=1e-5)
         assert np.isnan(measured[flag != ""]).all()
         assert gate.inspect(mpp)(tiles[:0]).measured.shape == (0, 2)
+        more = gate.inspect(mpp, numbers=True)(tiles)
+        assert np.array_equal(more.measured[:, :2], measured, equal_nan=True)
+        assert np.array_equal(more.measured[:, 2:], appearance(tiles))
 
     def test_a_distance_without_patients_is_not_told(self, new):
         known = fit_known_tiles([new[:8]], ["a"] * 4 + ["b"] * 4)

@@ -100,7 +100,7 @@ def mean_loss_allowed(n: int, alpha: float, delta: float | None = None) -> float
     >>> mean_loss_allowed(99, 0.01), mean_loss_allowed(98, 0.01)
     (0.0, -1.0)
     >>> [round(mean_loss_allowed(n, 0.01, 0.05), 4) for n in (298, 299, 1000)]
-    [-1.0, 0.0, 0.0038]
+    [-1.0, 0.0, 0.0034]
     """
     if delta is None:
         allowed = (alpha * (n + 1) - 1 + _ROUNDING) / max(n, 1)
