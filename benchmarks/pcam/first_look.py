@@ -55,7 +55,7 @@ def main() -> int:
         for alpha in ALPHAS:
             found = [_measured(one, alpha) for one in answers]
             cells = [_cells([pair[place] for pair in found]) for place in range(2)]
-            text += f"| {network} | {alpha:.0%} | " + " | ".join([*cells[0], cells[1][0], *cells[1][2:]]) + " |\n"
+            text += f"| {network} | {alpha:.0%} | " + " | ".join([*cells[0], *cells[1][:2], cells[1][3]]) + " |\n"
     print(text)
     if wish.write:
         TABLE.write_text(text, encoding="utf-8")

@@ -420,7 +420,8 @@ def print_first_look(found: "FirstLooking") -> None:
             "needed at least; give more slides, or allow more with --alpha"
         )
     else:
-        say(f"spares the network {look.spared:.0%} of the tiles; {look.lost:.2%} of the suspicious ones are lost")
+        say(f"spares the network {look.spared:.0%} of the tiles")
+        say(f"of the patients who set the threshold, {look.lost:.2%} of the suspicious tiles are lost")
         say(f"promised: {look.in_words}")
     for reason in found.failures.values():
         say(f"failed, and not used: {reason}")

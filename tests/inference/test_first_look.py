@@ -104,6 +104,11 @@ def test_a_tile_that_stands_for_many_counts_so_often():
     by_rows, by_weight = fit_first_look(double, 0.1, None), fit_first_look(weighed, 0.1, None)
     assert by_weight.spared == pytest.approx(by_rows.spared, abs=0.02)
     assert by_weight.lost == pytest.approx(by_rows.lost, abs=0.02)
+    one = every_one[0]
+    far = [by_rows.distance(part.numbers, part.weight) for part in (one, double[0], weighed[0])]
+    assert far == pytest.approx([far[0]] * 3)
+    apart = one.numbers[:, 0] > np.median(one.numbers[:, 0])
+    assert by_rows.distance(one.numbers, np.where(apart, 1, 0)) == by_rows.distance(one.numbers[apart])
     half = [one._replace(weight=np.where(one.proba[:, -1] >= 0.5, 1, 9).astype(np.float32)) for one in every_one]
     assert fit_first_look(half, 0.1, None).spared > by_weight.spared, "what is not suspicious stands for more"
 

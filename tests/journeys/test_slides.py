@@ -23,7 +23,7 @@ from sentinode.geometry import Raster, Scale, Size
 from sentinode.inference import aggregation
 from sentinode.inference.aggregation import scorer_of
 from sentinode.inference.detections import read_detections
-from sentinode.inference.engine import recognise_tiles
+from sentinode.inference.engine import Recognised, Spent, recognise_tiles
 from sentinode.inference.first_look import FirstLook, LookedAt
 from sentinode.inference.maps import probability_map
 from sentinode.inference.predictions import TilePredictions, read_predictions
@@ -994,6 +994,26 @@ def test_after_an_interruption_no_slide_is_looked_at_again_and_a_broken_one_stop
     assert looked == ["a1", "a2", "a3", "a3", "b"]
     assert set(found.failures) == {str(tmp_path / "slides" / "b.svs")}
     assert sorted(one.name for one in tmp_path.iterdir()) == ["m", "slides"], "nothing is left beside it"
+
+
+def test_a_table_that_names_no_patient_is_refused_and_slides_without_one_are_told(model, archive, tmp_path):
+    (tmp_path / "t.csv").write_text("slide_id,patient\na0,r1\na1,r1\n")
+    with pytest.raises(ManifestError, match="names the patient of none of these slides"):
+        fit_first_look_on([archive], model.folder, tmp_path / "m", table=tmp_path / "t.csv")
+    found = fit_first_look_on([archive], model.folder, tmp_path / "m", alpha=0.5, delta=None)
+    assert found.look.n_unnamed == 6
+    assert "of 6 slides nobody said whose they are" in found.look.in_words
+
+
+def test_what_the_model_has_not_seen_ranks_behind_all_that_it_has():
+    proba = np.array([[0.5, 0.3, 0.2], [np.nan] * 3, [0.9, 0.09, 0.01], [0.2, 0.2, 0.6], [0.5, 0.3, 0.2]], np.float32)
+    flag, spared = np.array(["", "blur", "", "", ""]), np.array([True, False, False, False, True])
+    found = Recognised(proba, flag, Spent(), np.empty((5, 0), np.float32), spared)
+    ranked = predicting._ranked(found).proba
+    assert np.array_equal(ranked[spared], proba[[2, 2]])
+    assert np.array_equal(ranked[~spared], proba[~spared], equal_nan=True)
+    unseen = replace(found, flag=np.array(["", "blur", "blur", "blur", ""]))
+    assert np.array_equal(predicting._ranked(unseen).proba, proba, equal_nan=True)
 
 
 def test_of_many_tiles_some_of_either_kind_are_kept_and_stand_for_all():

@@ -87,6 +87,8 @@ class FirstLook:
     lost, spared : float
         Share of the suspicious tiles that are lost, on the mean over the latter; of all tiles that are spared, on the
         mean over all whom it was not fitted on.
+    n_unnamed : int
+        Slides among them of whom nobody said whose they are: each counts as a patient.
     terms : mapping
         How tiles were judged and recognised: in another way nothing is promised.
     """
@@ -104,6 +106,7 @@ class FirstLook:
     n_patients: int
     lost: float
     spared: float
+    n_unnamed: int = 0
     terms: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -116,6 +119,15 @@ class FirstLook:
         return (
             f"{how} at most {100 * self.alpha:.4g} % of the tiles that the network calls suspicious are lost, on the "
             f"mean over patients, of whom a single one may lose all; so {self.n_patients} patients say"
+            f"{self._unnamed}"
+        )
+
+    @property
+    def _unnamed(self) -> str:
+        if not self.n_unnamed:
+            return ""
+        return (
+            f" (of {self.n_unnamed} slides nobody said whose they are: were they of fewer patients, it would not hold)"
         )
 
     def score(self, numbers: ArrayLike) -> NDArray[np.float64]:
@@ -151,13 +163,15 @@ class FirstLook:
             return np.zeros(len(np.asarray(numbers)), dtype=bool)
         return np.asarray(self.score(numbers) < self.threshold)
 
-    def distance(self, numbers: ArrayLike) -> float:
+    def distance(self, numbers: ArrayLike, weight: ArrayLike | None = None) -> float:
         """Measure how far the tiles of a slide are from those that the first look was fitted on.
 
         Parameters
         ----------
         numbers : (n, d) float
             What they look like; one or more.
+        weight : (n,) float, optional
+            How many tiles each stands for; left out, for one.
 
         Returns
         -------
@@ -165,7 +179,10 @@ class FirstLook:
             Median over the tiles of the root mean square of their standardised numbers.
         """
         standard = (np.asarray(numbers, dtype=np.float64) - np.array(self.mean)) / np.array(self.scale)
-        return float(np.median(np.sqrt(np.square(standard).mean(axis=1))))
+        away = np.sqrt(np.square(standard).mean(axis=1))
+        order = np.argsort(away)
+        stands_for = np.cumsum(np.ones(len(away)) if weight is None else np.asarray(weight, dtype=np.float64)[order])
+        return float(away[order[np.searchsorted(stands_for, stands_for[-1] / 2)]])
 
     def to_json(self) -> dict[str, Any]:
         """Write it as JSON would.
@@ -365,7 +382,7 @@ def _with_threshold(look: FirstLook, patients: Sequence[LookedAt]) -> FirstLook:
     facts = asdict(look) | {
         "threshold": threshold,
         "stand_in": tuple((lowest / lowest.sum()).tolist()),
-        "farthest": max(look.distance(one.numbers) for one in patients),
+        "farthest": max(look.distance(one.numbers, one.weight) for one in patients),
         "lost": float(weight[values < threshold].sum()),
         "spared": float(
             np.mean([np.average(there, weights=one.weight) for there, one in zip(spared, patients, strict=True)])

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sentinode.errors import ModelError, SlideError
+from sentinode.errors import ExportError, ManifestError, ModelError, SlideError
 from sentinode.evaluation.conformal import patients_needed
 from sentinode.evaluation.typicality import evenly
 from sentinode.execution import Failure, run_jobs
@@ -39,8 +39,7 @@ from sentinode.workflows.triaging import require_promise
 __all__ = ["FirstLooking", "fit_first_look_on"]
 
 MOST_TILES = 5000
-"""Tiles of a slide that are kept, of the suspicious ones and of the others each: a slide has a hundred thousand, and
-four hundred slides take some 700 MB so."""
+"""Tiles of a slide that are kept, of the suspicious ones and of the others each: a slide has a hundred thousand."""
 
 _MADE_ANEW = frozenset({"seen.json", "README.md"})  # by write_bundle
 
@@ -106,8 +105,8 @@ def fit_first_look_on(
 ) -> FirstLooking:
     """Fit a first look, and write the model with it as a new one.
 
-    What was seen of a slide is kept beside `out` until the new model is there: after an interruption it is taken from
-    there.
+    What was seen of a slide is kept beside `out` until a model is there that spares something: after an interruption,
+    or with more slides, it is taken from there.
 
     Parameters
     ----------
@@ -162,21 +161,30 @@ def fit_first_look_on(
     slides = find_slides([Path(one) for one in inputs])
     known = {} if table is None else read_slide_table(Path(table))
     patients = {slide_id_of(path): known.get(slide_id_of(path), {}).get("patient_id", "") for path in slides}
+    if table is not None and not any(patients.values()):
+        raise ManifestError(f"{table}: names the patient of none of these slides; it needs slide_id and patient_id")
     failures = require_unseen(slides, patients, bundle)
-    work = _Work(bundle, slide_recogniser(bundle), mpp or MppWish(), out.parent / f".{out.name}.looked-at", on_event)
+    kept = out.parent / f".looked-at-{bundle.digest[:12]}"
+    work = _Work(bundle, slide_recogniser(bundle), mpp or MppWish(), kept, on_event)
+    try:
+        kept.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(f"{kept}: cannot be made ({error.strerror or error}); choose another --out") from error
     looked = _looked(work, slides, failures)
     owners = [patients[slide_id_of(path)] or slide_id_of(path) for path in looked]
     if len(set(owners)) < 2:
-        reasons = [*failures.values(), "a first look is fitted on two patients at least"]
-        raise SlideError(f"nothing can be fitted: {reasons[0]}")
+        why = "; ".join(list(failures.values())[:1])
+        raise SlideError(f"a first look is fitted on two patients at least, and here are {len(set(owners))}; {why}")
     look = fit_first_look(_by_patient(list(looked.values()), owners), alpha, delta)
-    look = replace(look, terms=first_look_terms(PredictionWish(), work.recogniser))
+    n_unnamed = sum(not patients[slide_id_of(path)] for path in looked)
+    look = replace(look, n_unnamed=n_unnamed, terms=first_look_terms(PredictionWish(), work.recogniser))
     names, contents = [slide_id_of(path) for path in looked], [fingerprint(path) for path in looked]
     content = {name: (bundle.folder / name).read_bytes() for name in bundle.files if name not in _MADE_ANEW}
     content[FIRST_LOOK_FILE] = (json.dumps(look.to_json(), indent=1) + "\n").encode()
     more = Seen.under(salt, owners, names, contents, ())
     made = write_bundle(out, bundle.facts, content, bundle.seen().and_also(more))
-    shutil.rmtree(work.kept, ignore_errors=True)
+    if look.threshold is not None:  # else more slides will be asked for, and these need not be looked at again
+        shutil.rmtree(work.kept, ignore_errors=True)
     return FirstLooking(made, look, failures)
 
 

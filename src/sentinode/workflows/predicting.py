@@ -387,7 +387,8 @@ def first_look_terms(wish: PredictionWish, recogniser: Recogniser) -> dict[str, 
         "overlap": wish.overlap,
         "minimum_tissue": wish.minimum_tissue,
         "check_quality": wish.check_quality,
-        "precision": recogniser.runtime.get("precision", "float32"),
+        # bf16 is only taken where it stays close to float32.
+        "int8": recogniser.runtime.get("precision") == "int8",
     }
 
 
@@ -825,6 +826,7 @@ def _write_cohort(run: PredictionRun, bundle: Bundle, out: Path) -> None:
         "suspicious_mm2",
         "tiles",
         "recognised",
+        "spared",
         "mpp",
         "path",
     )
@@ -833,10 +835,20 @@ def _write_cohort(run: PredictionRun, bundle: Bundle, out: Path) -> None:
     ]
     try:
         with whole_file(out / "slides.csv") as part:
-            rows = [{**one, "triage": (one.get("triage") or {}).get("verdict", "")} for one in results]
+            rows = [
+                {**one, "triage": (one.get("triage") or {}).get("verdict", ""), "spared": _spared_of(one)}
+                for one in results
+            ]
             pd.DataFrame([*rows, *lost], columns=list(columns)).to_csv(part, index=False)
     except OSError as error:
         raise ExportError(f"{out / 'slides.csv'}: cannot be written ({error.strerror or error}); make room") from error
+
+
+def _spared_of(result: Mapping[str, Any]) -> str:
+    known = result.get("first_look")
+    if not known:
+        return ""
+    return "stepped back" if known["stepped_back"] else str(known["spared"])
 
 
 def _unlike(work: _Work, slide: Slide, predictions: TilePredictions, look: SlideLook) -> tuple[str, ...]:
