@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sentinode.errors import ModelError
+from sentinode.inference.logistic import weighted_logistic
 from sentinode.inference.maps import suspicious_regions
 from sentinode.inference.predictions import TilePredictions
 from sentinode.inference.summary import highest_apart
@@ -189,19 +190,8 @@ def fit_scorer(features: ArrayLike, positive: ArrayLike, penalty: float = PENALT
     scale[scale < 1e-9] = 1.0  # a feature that is always the same says nothing, and gets no weight
     standard = (table - mean) / scale
     weight = np.where(truth, 0.5 / n_positive, 0.5 / n_negative) * len(truth)
-    sign = np.where(truth, 1.0, -1.0)
-
-    def loss(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        margin = sign * (standard @ values[:-1] + values[-1])
-        pull = -weight * sign * _logistic(-margin)  # of each slide on its own sum
-        gradient = np.append(standard.T @ pull + penalty * values[:-1], pull.sum())
-        return float(weight @ np.logaddexp(0, -margin) + penalty / 2 * values[:-1] @ values[:-1]), gradient
-
-    bounds = [(0, None)] * table.shape[1] + [(None, None)]
-    from scipy.optimize import minimize  # noqa: PLC0415 - a fifth of a second, for fitting only
-
-    found = minimize(loss, np.zeros(table.shape[1] + 1), jac=True, bounds=bounds, method="L-BFGS-B")
-    *weights, intercept = (round(float(value), 6) for value in found.x)
+    found = weighted_logistic(standard, truth, weight, penalty, bounded=True)
+    *weights, intercept = (round(float(value), 6) for value in found)
     return SlideScorer(
         tuple(mean.round(6).tolist()),
         tuple(scale.round(6).tolist()),
@@ -266,14 +256,8 @@ def scorer_of(bundle: Bundle) -> SlideScorer | None:
         If it cannot be read, or is of another Sentinode.
     """
     # ModelError is that of read_scorer, too.
-    if SLIDE_SCORE_FILE not in bundle.files:
-        return None
-    path = bundle.folder / SLIDE_SCORE_FILE
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: cannot be read ({error}); copy the model anew") from error
-    return read_scorer(text, path)
+    text = bundle.text(SLIDE_SCORE_FILE)
+    return None if text is None else read_scorer(text, bundle.folder / SLIDE_SCORE_FILE)
 
 
 def _numbers(values: Sequence[Any], n: int = len(FEATURES)) -> tuple[float, ...]:

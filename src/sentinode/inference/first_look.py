@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from sentinode.errors import ModelError
 from sentinode.evaluation.conformal import mean_loss_allowed
 from sentinode.evaluation.typicality import evenly
+from sentinode.inference.logistic import weighted_logistic
 from sentinode.models.bundle import FIRST_LOOK_FILE, Bundle
 from sentinode.seeds import stream
 
@@ -232,7 +233,9 @@ def fit_first_look(
         raise ModelError(f"{n_fitted} patients are fitted on, and have {kind} suspicious tiles; give more slides")
     mean, scale = numbers.mean(axis=0), numbers.std(axis=0)
     scale[scale < 1e-9] = 1.0
-    weights = _logistic_regression(_terms(numbers, mean, scale), suspicious)
+    # Both kinds weigh the same, so that few suspicious tiles are not outvoted.
+    share = np.where(suspicious, 0.5 / suspicious.sum(), 0.5 / (~suspicious).sum())
+    weights = weighted_logistic(_terms(numbers, mean, scale), suspicious, share, PENALTY)
     plain = FirstLook(
         mean=tuple(mean.tolist()),
         scale=tuple(scale.tolist()),
@@ -323,14 +326,8 @@ def first_look_of(bundle: Bundle) -> FirstLook | None:
         If it cannot be read, or is of another Sentinode.
     """
     # ModelError is that of read_first_look, too.
-    if FIRST_LOOK_FILE not in bundle.files:
-        return None
-    path = bundle.folder / FIRST_LOOK_FILE
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: cannot be read ({error}); copy the model anew") from error
-    return read_first_look(text, path)
+    text = bundle.text(FIRST_LOOK_FILE)
+    return None if text is None else read_first_look(text, bundle.folder / FIRST_LOOK_FILE)
 
 
 def _suspicious(slide: LookedAt) -> NDArray[np.bool_]:
@@ -341,23 +338,6 @@ def _terms(numbers: NDArray[np.float64], mean: NDArray[np.float64], scale: NDArr
     standard = np.clip((numbers - mean) / scale, -REACH, REACH)
     first, second = np.triu_indices(standard.shape[1])
     return np.concatenate([standard, standard[:, first] * standard[:, second]], axis=1)
-
-
-def _logistic_regression(terms: NDArray[np.float64], truth: NDArray[np.bool_]) -> NDArray[np.float64]:
-    # Weights and intercept: both kinds weigh the same, so that few suspicious tiles are not outvoted.
-    from scipy.optimize import minimize  # noqa: PLC0415 - a fifth of a second, for fitting only
-
-    share = np.where(truth, 0.5 / truth.sum(), 0.5 / (~truth).sum())
-    sign = np.where(truth, 1.0, -1.0)
-
-    def loss(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        margin = sign * (terms @ values[:-1] + values[-1])
-        pull = -share * sign / (1 + np.exp(np.clip(margin, -500, 500)))
-        gradient = np.append(terms.T @ pull + PENALTY * values[:-1], pull.sum())
-        return float(share @ np.logaddexp(0, -margin) + PENALTY / 2 * values[:-1] @ values[:-1]), gradient
-
-    found = minimize(loss, np.zeros(terms.shape[1] + 1), jac=True, method="L-BFGS-B", options={"maxiter": 500})
-    return np.asarray(found.x)
 
 
 def _with_threshold(look: FirstLook, patients: Sequence[LookedAt]) -> FirstLook:

@@ -77,6 +77,7 @@ SLIDE_SCORE_FILE = "slide-score.json"
 FIRST_LOOK_FILE = "first-look.json"
 _FACTS = "bundle.json"
 _SEEN = "seen.json"
+_MADE_ANEW = frozenset({_SEEN, "README.md"})  # by write_bundle
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 INTENDED_USE = (
@@ -292,6 +293,42 @@ class Bundle:
         if tile.width != tile.height:
             raise ModelError(f"{self.folder}: takes tiles of {tile.width} x {tile.height} px, and slides give squares")
         return tile.mpp
+
+    def text(self, name: str) -> str | None:
+        """Read a file of the bundle that need not be there.
+
+        Parameters
+        ----------
+        name : str
+            Of the file.
+
+        Returns
+        -------
+        str or None
+            None where the bundle does not have it.
+
+        Raises
+        ------
+        ModelError
+            If it cannot be read.
+        """
+        if name not in self.files:
+            return None
+        path = self.folder / name
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(f"{path}: cannot be read ({error}); copy the model anew") from error
+
+    def content(self) -> dict[str, bytes]:
+        """Read what a new bundle of the same model would have.
+
+        Returns
+        -------
+        dict of str to bytes
+            As `write_bundle` takes it: without what that makes anew.
+        """
+        return {name: (self.folder / name).read_bytes() for name in self.files if name not in _MADE_ANEW}
 
     def typicality(self) -> Typicality | None:
         """Read what its training images look like.

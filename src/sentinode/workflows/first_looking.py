@@ -41,8 +41,6 @@ __all__ = ["FirstLooking", "fit_first_look_on"]
 MOST_TILES = 5000
 """Tiles of a slide that are kept, of the suspicious ones and of the others each: a slide has a hundred thousand."""
 
-_MADE_ANEW = frozenset({"seen.json", "README.md"})  # by write_bundle
-
 Listener = Callable[[TilesDone | SlideDone], None]
 
 
@@ -179,8 +177,7 @@ def fit_first_look_on(
     n_unnamed = sum(not patients[slide_id_of(path)] for path in looked)
     look = replace(look, n_unnamed=n_unnamed, terms=first_look_terms(PredictionWish(), work.recogniser))
     names, contents = [slide_id_of(path) for path in looked], [fingerprint(path) for path in looked]
-    content = {name: (bundle.folder / name).read_bytes() for name in bundle.files if name not in _MADE_ANEW}
-    content[FIRST_LOOK_FILE] = (json.dumps(look.to_json(), indent=1) + "\n").encode()
+    content = {**bundle.content(), FIRST_LOOK_FILE: (json.dumps(look.to_json(), indent=1) + "\n").encode()}
     more = Seen.under(salt, owners, names, contents, ())
     made = write_bundle(out, bundle.facts, content, bundle.seen().and_also(more))
     if look.threshold is not None:  # else more slides will be asked for, and these need not be looked at again

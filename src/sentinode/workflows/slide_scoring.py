@@ -34,7 +34,6 @@ from sentinode.workflows.slide_inputs import find_slides, read_slide_table
 __all__ = ["SlideScoring", "fit_slide_score", "held_out_scores"]
 
 FOLDS = 5
-_MADE_ANEW = frozenset({"seen.json", "README.md"})  # by write_bundle
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,8 +234,7 @@ def _named(used: Sequence[Path]) -> tuple[list[str], list[str]]:
 
 
 def _with_score(bundle: Bundle, stated: Mapping[str, Any], more: Seen, out: Path) -> Bundle:
-    content = {name: (bundle.folder / name).read_bytes() for name in bundle.files if name not in _MADE_ANEW}
-    content[SLIDE_SCORE_FILE] = (json.dumps(stated, indent=2) + "\n").encode()
+    content = {**bundle.content(), SLIDE_SCORE_FILE: (json.dumps(stated, indent=2) + "\n").encode()}
     # What was promised of slides was promised of another score.
     kept = tuple(one for one in bundle.facts.promises if one.unit != "slides")
     return write_bundle(out, bundle.facts.model_copy(update={"promises": kept}), content, bundle.seen().and_also(more))
