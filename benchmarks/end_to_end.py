@@ -7,8 +7,8 @@ Two synthetic slides (the discs of predict_sizes.py), a quarter of each tissue, 
 1.0 um; tiles of 96 px at 1 um, 10,000 and more on the second. The plain way is OpenSlide's ``read_region``, Pillow, and
 the founding network in float32 through torch, in batches of 64 and, as it is often written, one tile after the other;
 it is given the boxes of the tiles, and finds no tissue, judges nothing and writes nothing. Ours is all of `predict`:
-tissue, quality, heatmap, regions, table and page; with the founding network, with the default of
-`train`, and with the small one that is distilled from it.
+tissue, quality, heatmap, regions, table and page; with the founding network (in bf16 where the CPU has it, and in
+int8), with the default of `train`, and with the small one that is distilled from it.
 ``cold`` asks the system to forget the file before each run, ``warm`` leaves it in memory.
 """
 
@@ -20,7 +20,7 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import openslide
@@ -39,8 +39,9 @@ from sentinode.slides.slide import open_slide
 from sentinode.slides.tiling import tile_grid
 from sentinode.slides.tissue import tissue_of
 from sentinode.workflows.bench import _tile_plainly
+from sentinode.workflows.phantoms import draw_phantom_patches
 from sentinode.workflows.predicting import PredictionWish, predict_slides
-from sentinode.workflows.training import DEFAULT_ALGORITHM
+from sentinode.workflows.training import DEFAULT_ALGORITHM, TrainingWish, train_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,13 +65,21 @@ class Row(NamedTuple):
     seconds: list[float]  # of each repeat
 
 
+class Model(NamedTuple):
+    """A model, and what it is asked in."""
+
+    folder: Path
+    precision: Literal["auto", "int8"] = "auto"
+
+
 def main(repeats: int, *, write: bool) -> None:
     """Draw, measure, print."""
     torch.set_num_threads(os.cpu_count() or 1)
     keep_memory()  # as the command line does; the plain way has it, too
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        models = {title: untaught_model(folder, algorithm) for title, algorithm in _MODELS.items()}
+        models = {title: Model(untaught_model(folder, algorithm)) for title, algorithm in _MODELS.items()}
+        models["`predict`, founding network in int8"] = Model(_int8_model(folder), "int8")
         rows = []
         for mpp in MPP:
             path = folder / f"at-{mpp}.tif"
@@ -90,7 +99,17 @@ _MODELS = {
 }
 
 
-def _measured(path: Path, mpp: float, models: dict[str, Path], out: Path, repeats: int) -> list[Row]:
+def _int8_model(folder: Path) -> Path:
+    # Of as many patients as `--int8` asks for, and trained until it says different things of different patches.
+    manifest = draw_phantom_patches(folder / "patches-int8", patients=40, patches=10)
+    wish = TrainingWish("paper-cnn", {"epochs": 6}, mpp=1.0, calibrate=0.4, int8=True)
+    bundle = train_model(manifest, folder / "model-int8", wish)
+    if bundle.facts.int8 is None or bundle.facts.int8.refusal:
+        raise SystemExit(f"int8 was not offered: {bundle.facts.int8}")
+    return bundle.folder
+
+
+def _measured(path: Path, mpp: float, models: dict[str, Model], out: Path, repeats: int) -> list[Row]:
     boxes = _boxes(path)
     network = build_network(PAPER_LAYERS, (TILE, TILE), 2, seed=1).eval()
     ways: dict[str, Callable[[], object]] = {
@@ -135,14 +154,14 @@ def _plainly(path: Path, boxes: NDArray[np.int64], network: nn.Module, batch: in
     return np.concatenate(found)
 
 
-def _predicted(path: Path, model: Path, out: Path) -> None:
+def _predicted(path: Path, model: Model, out: Path) -> None:
     shutil.rmtree(out, ignore_errors=True)
-    run = predict_slides([path], read_bundle(model), out, PredictionWish())
+    run = predict_slides([path], read_bundle(model.folder), out, PredictionWish(precision=model.precision))
     if run.failures or len(run.results) != 1:
         raise SystemExit(f"{path}: {dict(run.failures)}")
 
 
-def _page(rows: list[Row], models: dict[str, Path], repeats: int) -> str:
+def _page(rows: list[Row], models: dict[str, Model], repeats: int) -> str:
     lines = [
         "# From the slide to the answer",
         "",

@@ -11,8 +11,12 @@ import click
 import pytest
 import typer
 
-from sentinode import __version__
+from sentinode import __version__, cli
 from sentinode.cli import app
+from sentinode.errors import PlanError
+from sentinode.models import bundle
+from sentinode.slides import tile_loops
+from sentinode.workflows import predicting, predicting_patches
 
 DOCS = Path(__file__).parents[1] / "docs" / "commands"
 
@@ -92,3 +96,48 @@ def test_an_unknown_command_is_refused_with_a_code():
     answer = sentinode("trian")
     assert answer.returncode == 2
     assert "Traceback" not in answer.stderr
+
+
+@pytest.fixture
+def patch_and_slide(monkeypatch):
+    monkeypatch.setattr(bundle, "read_bundle", lambda _path: None)
+    monkeypatch.setattr(
+        predicting_patches, "find_patches", lambda inputs, _bundle: [one for one in inputs if one.suffix == ".png"]
+    )
+    return Path("patch.png"), Path("slide.svs")
+
+
+@pytest.mark.parametrize(
+    ("wish", "why"),
+    [
+        ({"site": "north"}, "--site is of slides"),
+        ({"maps": True}, "--maps is of slides"),
+        ({"heatmap": "dense"}, "--heatmap is of slides"),
+        ({"first_look": True}, "--first-look is of slides"),
+    ],
+)
+def test_what_is_of_slides_is_refused_for_patches(patch_and_slide, wish, why):
+    patch, _ = patch_and_slide
+    with pytest.raises(PlanError, match=rf"^patch\.png is of patches, and {why}"):
+        cli.predict([patch], model=Path("model"), out=Path("out"), **wish)
+
+
+def test_patches_and_slides_are_recognised_in_two_calls(patch_and_slide):
+    with pytest.raises(PlanError, match=r"^patch\.png is of patches, and slide\.svs is not: recognise them in two"):
+        cli.predict(list(patch_and_slide), model=Path("model"), out=Path("out"))
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_who_predicts_first_on_a_machine_is_told_what_is_waited_for(patch_and_slide, monkeypatch, capsys, before):
+    class ReachedError(Exception):
+        pass
+
+    def reached(*_arguments):
+        raise ReachedError
+
+    _, slide = patch_and_slide
+    monkeypatch.setattr(tile_loops, "compiled_before", lambda: before)
+    monkeypatch.setattr(predicting, "predict_slides", reached)
+    with pytest.raises(ReachedError):
+        cli.predict([slide], model=Path("model"), out=Path("out"))
+    assert ("once on this machine" in capsys.readouterr().err) is not before

@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it, so that ``sentinode --help`
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -507,7 +508,16 @@ def predict(  # noqa: PLR0913 - the options of a command
     Images of the very size that the model takes are patches: they get a table and a page together.
     """
     from sentinode.models.bundle import read_bundle
-    from sentinode.terminal import prediction_progress, print_json, print_patches, print_profile, print_slides, progress
+    from sentinode.slides.tile_loops import compiled_before
+    from sentinode.terminal import (
+        prediction_progress,
+        print_json,
+        print_patches,
+        print_profile,
+        print_slides,
+        progress,
+        say,
+    )
     from sentinode.workflows.predicting import PredictionWish, predict_slides
     from sentinode.workflows.predicting_patches import find_patches, predict_patches
     from sentinode.workflows.slide_inputs import mpp_wish
@@ -515,16 +525,19 @@ def predict(  # noqa: PLR0913 - the options of a command
     bundle = read_bundle(model)
     patches = find_patches(inputs, bundle)
     slides = [one for one in inputs if one not in patches]
-    if patches and slides:
-        raise PlanError(f"{patches[0]} is of patches and {slides[0]} is not: recognise them in two calls")
-    if patches and site:
-        raise PlanError(f"{patches[0]} is of patches, and --site is of slides: nothing is sorted that is a patch")
-    if patches and maps:
-        raise PlanError(f"{patches[0]} is of patches, and --maps is of slides: look into one with sentinode explain")
-    if patches and heatmap == "dense":
-        raise PlanError(f"{patches[0]} is of patches, and --heatmap is of slides: a patch is one point of a map")
-    if patches and first_look:
-        raise PlanError(f"{patches[0]} is of patches, and --first-look is of slides: a patch is always recognised")
+    if patches:
+        _require_of_patches(
+            patches[0],
+            {
+                f"{', '.join(map(str, slides[:1]))} is not: recognise them in two calls": bool(slides),
+                "--site is of slides: nothing is sorted that is a patch": bool(site),
+                "--maps is of slides: look into one with sentinode explain": maps,
+                "--heatmap is of slides: a patch is one point of a map": heatmap == "dense",
+                "--first-look is of slides: a patch is always recognised": first_look,
+            },
+        )
+    if not compiled_before():
+        say("compiling what looks at every pixel, once on this machine: some ten seconds")
     if patches:
         with progress("recognising patches") as advance:
             found = predict_patches(
@@ -563,6 +576,12 @@ def predict(  # noqa: PLR0913 - the options of a command
         if profile:
             print_profile(run.results)
     raise typer.Exit(code=int(bool(run.failures)))
+
+
+def _require_of_patches(patch: Path, wishes: Mapping[str, bool]) -> None:
+    for why, wished in wishes.items():
+        if wished:
+            raise PlanError(f"{patch} is of patches, and {why}")
 
 
 @app.command(epilog="Example: sentinode explain slide.svs --at 12034,5120 --model model --out explained")

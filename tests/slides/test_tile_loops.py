@@ -1,5 +1,9 @@
 """The compiled loops: what they measure is tested where it is used; here, that they run wherever they are put."""
 
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
 import numba
 import numpy as np
 
@@ -37,6 +41,23 @@ def test_blocks_and_spread_are_those_of_double_precision():
     assert spread(tiles[:0]).shape == (0,)
     # Views, as of a part of a field, are measured as what they show.
     assert np.array_equal(spread(tiles[:, ::2, ::-1]), spread(tiles[:, ::2, ::-1].copy()))
+
+
+def test_only_what_was_compiled_from_this_very_file_counts_as_kept(tmp_path, monkeypatch):
+    def kept_in(folder):
+        monkeypatch.setattr(tile_loops, "averaged", SimpleNamespace(stats=SimpleNamespace(cache_path=folder)))
+        return tile_loops.compiled_before()
+
+    assert not kept_in(None)
+    assert not kept_in(str(tmp_path))
+    (tmp_path / "other.averaged-1.py311.nbi").touch()
+    assert not kept_in(str(tmp_path))
+    loop = tmp_path / "tile_loops.averaged-1.py311.nbi"
+    loop.touch()
+    assert kept_in(str(tmp_path))
+    written = Path(tile_loops.__file__).stat().st_mtime
+    os.utime(loop, (written - 1, written - 1))
+    assert not kept_in(str(tmp_path))
 
 
 def test_the_table_of_densities_cannot_be_changed():

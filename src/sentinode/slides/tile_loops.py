@@ -7,6 +7,7 @@ against this file: all that loops need of each other is in it, and no number of 
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
@@ -19,6 +20,7 @@ __all__ = [
     "REACH",
     "averaged",
     "blocks_of_light",
+    "compiled_before",
     "details",
     "ink_of",
     "over_glass",
@@ -47,6 +49,27 @@ def _compiled(loop: Loop) -> Loop:
         return cast("Loop", numba.njit(loop, cache=True, **how))
     except RuntimeError:  # nowhere to keep it: neither the package nor a home can be written
         return cast("Loop", numba.njit(loop, **how))
+
+
+def compiled_before() -> bool:
+    """Say whether loops of this very file are kept on this machine, so that nothing has to be compiled at first.
+
+    Returns
+    -------
+    bool
+        False, too, where they cannot be kept.
+
+    Examples
+    --------
+    >>> averaged(np.zeros((1, 2, 2, 3), np.uint8), 2, np.empty((1, 1, 1, 3), np.uint8))
+    >>> compiled_before()
+    True
+    """
+    folder = averaged.stats.cache_path  # type: ignore[attr-defined]  # numba's, of a compiled function
+    written = Path(__file__).stat().st_mtime
+    return folder is not None and any(
+        kept.stat().st_mtime >= written for kept in Path(folder).glob(f"{Path(__file__).stem}.*.nbi")
+    )
 
 
 @_compiled
