@@ -41,6 +41,7 @@ from sentinode.slides.tissue import tissue_of
 from sentinode.workflows.refusing import Gate, fit_known_tiles, patch_refusals
 
 sys.path.insert(0, str(Path(__file__).parent / "pcam"))
+from look_shift import looks_of
 from stain_shift import clusters
 
 ROOT = Path(__file__).parents[1]
@@ -50,8 +51,6 @@ PAGE = ROOT / "docs" / "results" / "refusal.md"
 SIDE, MPP, SEED = 96, 0.972, 1
 MOST = 60  # tiles of a kind that is drawn or cut
 FEWEST = 5  # tiles below which a slide is given no verdict
-VIOLET, BROWN = 0.16, 0.10  # red less blue density of nuclei, as a share: hardly any patch lies between
-NUCLEI = 0.8  # red density of a nucleus
 HE = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
 
 Tiles = NDArray[np.uint8]
@@ -90,7 +89,7 @@ def main() -> None:
 
 
 def _page(tiles: Tiles, slide: NDArray[np.str_], cluster: NDArray[np.str_]) -> str:
-    look = _scanner(tiles)
+    look = looks_of(tiles)
     seen = {name: Counter(look[slide == name].tolist()) for name in np.unique(slide).tolist()}
     mixed = [name for name, count in seen.items() if min(count["violet"], count["brown"]) >= 3]
     in_b = set(slide[cluster == "B"].tolist())
@@ -227,16 +226,6 @@ Change = Callable[[Tiles, np.random.Generator], NDArray[np.floating] | Tiles]
 
 def _density(tiles: Tiles) -> NDArray[np.float64]:
     return -np.log(np.maximum(tiles, 1) / 255.0)
-
-
-def _scanner(tiles: Tiles) -> NDArray[np.str_]:
-    # By the colour of the nuclei, the tenth that is densest in red; "" where there are none, or it lies between.
-    density = _density(tiles).reshape(len(tiles), -1, 3)
-    densest = density[..., 0] >= np.quantile(density[..., 0], 0.9, axis=1, keepdims=True)
-    mean = np.where(densest[..., None], density, 0).sum(axis=1) / densest.sum(axis=1)[:, None]
-    redness = (mean[:, 0] - mean[:, 2]) / np.maximum(mean.mean(axis=1), 1e-3)
-    found = np.where(redness > VIOLET, "violet", np.where(redness < BROWN, "brown", ""))
-    return np.where(mean[:, 0] > NUCLEI, found, "")
 
 
 def _amounts(tiles: Tiles) -> NDArray[np.float64]:

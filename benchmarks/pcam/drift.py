@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from stain_shift import clusters
 
 from sentinode.algorithms.descriptors import stain_statistics
 from sentinode.data.manifest import read_manifest
@@ -24,6 +23,7 @@ from sentinode.evaluation.drift import drift_test, joined
 from sentinode.evaluation.typicality import fit_neighbourhood, fit_typicality
 from sentinode.seeds import stream
 from sentinode.slides.appearance import appearance
+from stain_shift import clusters
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results" / "drift.md"

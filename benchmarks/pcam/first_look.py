@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from ideas import DATA, ROOT, SPLITS
 from numpy.typing import NDArray
 
+from ideas import DATA, ROOT, SPLITS
 from sentinode.algorithms.registry import AlgorithmSpec, build_algorithm
 from sentinode.algorithms.stain_augmentation import perturb_stain
 from sentinode.data.manifest import read_manifest
