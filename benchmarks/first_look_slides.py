@@ -34,8 +34,8 @@ from sentinode.workflows.tiling import TilesWish, make_tiles
 from sentinode.workflows.training import DEFAULT_ALGORITHM, TrainingWish, train_model
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "first-look-slides.md"
-N_TRAINING, N_FITTING, N_NEW = 24, 140, 30
-ALPHA = 0.02
+N_TRAINING, N_FITTING, N_NEW = 16, 90, 20
+ALPHA = 0.05
 
 
 class Seen(NamedTuple):
@@ -86,7 +86,7 @@ def _slides(folder: Path) -> list[Path]:
     n = N_TRAINING + N_FITTING + N_NEW
     found = sorted((folder / "slides").glob("*.tif"))
     if len(found) != n:
-        write_phantom_slides(folder, patients=n, sites=2, preset=NODES, seed=5, workers=os.cpu_count() or 1)
+        write_phantom_slides(folder, patients=n, sites=2, preset=NODES, seed=5)
     return sorted((folder / "slides").glob("*.tif"))
 
 

@@ -1,7 +1,7 @@
-"""What `ideas.py` tries: each recipe is trained on the patches of some slides, and says what others are to be asked as.
+"""What `ideas.py` tries: each recipe is trained on the patches of some slides.
 
-A recipe takes an `Inner` and gives the trained recogniser and the pixels of the held-out patches as it wants to see
-them. None looks at the labels of what is held out or unlabelled.
+A recipe takes an `Inner`, and returns the trained recogniser and the held-out patches as it wants to see them. None
+looks at the labels of what is held out or unlabelled.
 """
 
 import math
@@ -30,7 +30,7 @@ class Inner(NamedTuple):
     positive: str
     held_out: Pixels  # (m, h, w, 3)
     held_out_slides: NDArray[np.str_]
-    unlabelled: Pixels  # (u, h, w, 3) of slides that nobody knows; none overlaps a held-out or a test patch
+    unlabelled: Pixels  # (u, h, w, 3) of slides that nobody knows, perhaps of those; none overlaps a patch of those
 
 
 Recipe = Callable[[Inner], tuple[Algorithm, Pixels]]
@@ -114,7 +114,11 @@ def stains_as_they_are(inner: Inner) -> tuple[Algorithm, Pixels]:
 
 
 def elastic(inner: Inner) -> tuple[Algorithm, Pixels]:
-    """Bend the patches as well: smooth shifts of up to some four pixels (Simard et al. 2003, ICDAR, section 2)."""
+    """Bend the patches as well: shifts at 5 x 5 nodes, of two pixels (one deviation), and smoothly between them.
+
+    Ronneberger et al. 2015, "U-Net", MICCAI, section 3.1. Interpolation also makes the training patches a little less
+    sharp than the others.
+    """
     import torch  # noqa: PLC0415 - in the worker
     from torch.nn import functional  # noqa: PLC0415
 
@@ -138,7 +142,10 @@ def elastic(inner: Inner) -> tuple[Algorithm, Pixels]:
 
 
 def balanced(inner: Inner) -> tuple[Algorithm, Pixels]:
-    """Show patches of the rarer class as often as those of the other: what class weights do."""
+    """Show patches of the rarer class as often as those of the other, as class weights would.
+
+    Which are shown again is drawn with replacement. An epoch has more steps for it.
+    """
     draw = stream(SEED, "ideas", "balanced")
     classes = [np.flatnonzero(inner.labels == one) for one in np.unique(inner.labels)]
     most = max(len(rows) for rows in classes)
@@ -149,7 +156,8 @@ def balanced(inner: Inner) -> tuple[Algorithm, Pixels]:
 def hard_negatives(inner: Inner) -> tuple[Algorithm, Pixels]:
     """Show the negatives that look most like a tumour three times as often.
 
-    Wang et al. 2016, "Deep learning for identifying metastatic breast cancer", arXiv:1606.05718, section 3.2. A network
+    After Wang et al. 2016, "Deep learning for identifying metastatic breast cancer", arXiv:1606.05718, who cut such
+    patches anew from the slides; here there are no others than those of the set. An epoch has more steps. A network
     knows the patches that it has learned, so each half of the slides is judged by a network of the other half: its
     false positives are the hard ones, and where they are few, the tenth that it suspects most.
     """
@@ -176,7 +184,8 @@ def one_stain(recipe: Recipe) -> Recipe:
     """Bring every slide to the stain of one training slide before anything else (Macenko et al. 2009, ISBI).
 
     A slide's stains are measured from all of its patches, those of a held-out slide too: a slide that is recognised
-    brings its own. The template is the training slide whose vectors are nearest to the mean of all.
+    brings its own. Where a slide of this set holds patches of two looks, they are measured of the mixture. The template
+    is the training slide whose vectors are nearest to the mean of all.
     """
 
     def normalised(inner: Inner) -> tuple[Algorithm, Pixels]:
@@ -223,11 +232,13 @@ SELF_EPOCHS, SELF_BATCH, SELF_RATE = 6, 64, 1e-4
 
 
 def taught_by_itself(inner: Inner) -> tuple[Algorithm, Pixels]:
-    """Train the ImageNet body on all patches without labels first, those of slides that nobody knows included.
+    """Train the ImageNet body without labels first, on the training patches; then as the default.
 
-    Chen and He 2021, "Exploring simple Siamese representation learning", CVPR: two views of a patch (cut out, turned,
-    in the stain of another laboratory) are to be told from one another; a head predicts one from the other, and nothing
-    flows back through the other. Then as the default.
+    After Chen and He 2021, "Exploring simple Siamese representation learning", CVPR, section 3: of two views of a patch
+    (cut out, turned, in the stain of another laboratory) each is predicted from the other, and nothing flows back
+    through what is predicted. Other than there: Adam, at a rate that falls for all parts, a head of two layers, one
+    size and place of the cut for all patches of a batch, and a body that begins with ImageNet's weights and holds its
+    norms fast.
     """
     from torch import nn  # noqa: PLC0415 - in the worker
 
@@ -243,6 +254,15 @@ def taught_by_itself(inner: Inner) -> tuple[Algorithm, Pixels]:
         return network
 
     return _patched("fine_tunable", prepared)(inner)
+
+
+def without_unknown_slides(recipe: Recipe) -> Recipe:
+    """Leave out the patches without a slide: they may be of slides that are held out."""
+
+    def known(inner: Inner) -> tuple[Algorithm, Pixels]:
+        return recipe(inner._replace(unlabelled=inner.unlabelled[:0]))
+
+    return known
 
 
 def _siamese(body: Any, n_features: int, patches: Pixels) -> None:  # noqa: ANN401 - torch is imported below

@@ -22,8 +22,8 @@ def stain_vectors(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Measure the colours of the two stains.
 
     Macenko et al. (2009, "A method for normalizing histology slides for quantitative analysis", ISBI, section 2):
-    optical densities of the stained pixels, the plane of their two largest singular vectors, and in it the
-    directions that nearly all pixels lie between.
+    optical densities of the stained pixels, the plane in which they vary most (of the covariance, where the paper has
+    the singular vectors), and in it the directions that nearly all pixels lie between.
 
     Parameters
     ----------
