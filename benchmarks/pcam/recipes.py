@@ -6,7 +6,6 @@ looks at the labels of what is held out or unlabelled.
 
 import math
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -101,8 +100,7 @@ def trained_norm(inner: Inner) -> tuple[Algorithm, Pixels]:
             super().__init__(n_in, n_out, kernel, stride, groups)
             self.register_buffer("variance", torch.ones_like(self.mean))
 
-    with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(network, "FrozenNormConv", TrainedNormConv))
+    with mock.patch.object(network, "FrozenNormConv", TrainedNormConv):
         return plain("imagenet-cnn")(inner)
 
 

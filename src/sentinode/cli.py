@@ -525,11 +525,12 @@ def predict(  # noqa: PLR0913 - the options of a command
     bundle = read_bundle(model)
     patches = find_patches(inputs, bundle)
     slides = [one for one in inputs if one not in patches]
+    if patches and slides:
+        raise PlanError(f"{patches[0]} is of patches, and {slides[0]} is not: recognise them in two calls")
     if patches:
         _require_of_patches(
             patches[0],
             {
-                f"{', '.join(map(str, slides[:1]))} is not: recognise them in two calls": bool(slides),
                 "--site is of slides: nothing is sorted that is a patch": bool(site),
                 "--maps is of slides: look into one with sentinode explain": maps,
                 "--heatmap is of slides: a patch is one point of a map": heatmap == "dense",
