@@ -1,7 +1,7 @@
 """Slides of 20,000 px a side, from the file to the answer: `predict` against the plain way, in turn, in one run.
 
     python benchmarks/end_to_end.py                  # prints; about a quarter of an hour
-    python benchmarks/end_to_end.py --write          # the page, too
+    python benchmarks/end_to_end.py --write          # the page, too: of a CPU without bf16 another one
 
 Two synthetic slides (the discs of predict_sizes.py), a quarter of each tissue, one with a pixel of 0.25 um and one with
 1.0 um; tiles of 96 px at 1 um, 10,000 and more on the second. The plain way is OpenSlide's ``read_region``, Pillow, and
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "results" / "end-to-end.md"
+RESULTS = ROOT / "docs" / "results"
 SIDE = 20_000
 MPP = (0.25, 1.0)
 TILE, BATCH = 96, 64
@@ -89,7 +89,8 @@ def main(repeats: int, *, write: bool) -> None:
     text = _page(rows, models, repeats)
     print(text)
     if write:
-        PAGE.write_text(text, encoding="utf-8")
+        page = "end-to-end.md" if this_machine().bf16 else "end-to-end-float32.md"
+        (RESULTS / page).write_text(text, encoding="utf-8")
 
 
 _MODELS = {
@@ -163,7 +164,7 @@ def _predicted(path: Path, model: Model, out: Path) -> None:
 
 def _page(rows: list[Row], models: dict[str, Model], repeats: int) -> str:
     lines = [
-        "# From the slide to the answer",
+        f"# From the slide to the answer{'' if this_machine().bf16 else ', on a CPU without bf16'}",
         "",
         f"Written by `python benchmarks/end_to_end.py --repeats {repeats} --write`.",
         "Synthetic slides of 20,000 px a side, a quarter of",

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import contextmanager
 
 import pytest
 
@@ -11,6 +12,7 @@ from sentinode.execution import Failure
 from sentinode.study.events import Preparing, StudyStarted, TrialFailed, TrialFinished
 from sentinode.workflows.checking import check_data
 from sentinode.workflows.describing import describe
+from sentinode.workflows.predicting import SlideDone, TilesDone
 
 
 def test_json_has_null_where_a_number_does_not_exist(capsys):
@@ -52,6 +54,35 @@ def test_a_study_tells_each_trial_and_the_time_left(capsys):
         "2/4  dbn, repeat 1: 61.0 s; about 1:01:40 left",
         "3/4  dbn, repeat 2: failed: it diverged",
     ]
+
+
+def test_the_bar_of_a_slide_goes_on_when_the_one_before_it_is_written(monkeypatch, capsys):
+    bars = []
+
+    @contextmanager
+    def bar(what, **_how):
+        bars.append(f"{what} begins")
+        yield lambda done, total: bars.append(f"{what} {done} of {total}")
+        bars.append(f"{what} ends")
+
+    monkeypatch.setattr(terminal, "progress", bar)
+    with terminal.prediction_progress() as tell:
+        tell(TilesDone("a", 1, 11, 9, 9))
+        tell(TilesDone("k", 11, 11, 1, 9))
+        tell(SlideDone("a", 1, 11, "no tumour found"))  # its bar is gone
+        tell(TilesDone("k", 11, 11, 9, 9))
+        tell(SlideDone("k", 11, 11, "no tumour found"))
+    first, last = "1/11  a", "11/11  k"
+    assert bars == [
+        f"{first} begins",
+        f"{first} 9 of 9",
+        f"{first} ends",
+        f"{last} begins",
+        f"{last} 1 of 9",
+        f"{last} 9 of 9",
+        f"{last} ends",
+    ]
+    assert capsys.readouterr().err.splitlines() == [f"{first}: no tumour found", f"{last}: no tumour found"]
 
 
 def test_many_notes_of_a_kind_are_shortened_and_errors_never():

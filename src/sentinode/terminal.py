@@ -878,7 +878,9 @@ class _PredictionLines(_Phases):
             case TilesDone(slide_id, number, n_slides, done, total, dense):
                 self.show(f"{number}/{n_slides}  {slide_id}{', dense map' if dense else ''}", done, total)
             case SlideDone(slide_id, number, n_slides, verdict, stored):
-                self.stack.close()
+                # The bar may be that of the next slide, which is recognised while this one was written.
+                if self.phase.startswith(f"{number}/"):
+                    self.stack.close()
                 say(f"{number}/{n_slides}  {slide_id}: {verdict}{' (done before)' if stored else ''}")
 
 

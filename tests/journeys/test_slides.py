@@ -3,6 +3,8 @@
 import gzip
 import json
 import shutil
+import threading
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -480,6 +482,98 @@ def test_a_changed_trail_stops_a_run_before_it_begins(answers, model, tmp_path):
     with pytest.raises(ExportError, match="was changed since it was written"):
         predict_slides([folder / "normal.tif"], model.folder, tmp_path / "out", trail=bad)
     assert not (tmp_path / "out").exists()
+
+
+# --- one slide is written while the next is recognised ---------------------------------------------------------
+
+
+def _watched(monkeypatch, before_writing):
+    # Calls `before_writing(slide_id)` in the thread that writes, at the moment in which it begins.
+    write = predicting._write
+
+    def written(work, slide, read, result, folder):
+        before_writing(result["slide_id"])
+        write(work, slide, read, result, folder)
+
+    monkeypatch.setattr(predicting, "_write", written)
+
+
+def test_the_next_slide_is_recognised_while_one_is_written_and_nothing_becomes_another(
+    answers, model, tmp_path, monkeypatch
+):
+    folder, _ = answers
+    slides, told, under_way = [folder / "lesion.tif", folder / "normal.tif"], [], threading.Event()
+
+    def listen(event):
+        told.append((type(event).__name__, event.slide_id))
+        if told[-1] == ("TilesDone", "normal"):
+            under_way.set()
+
+    def wait(slide_id):
+        assert slide_id == "normal" or under_way.wait(60), "the next slide waited until this one was written"
+
+    for slide in slides:
+        predict_slides([slide], model.folder, tmp_path / "alone")
+    _watched(monkeypatch, wait)
+    beside = predict_slides(slides, model.folder, tmp_path / "out", on_event=listen)
+    assert beside.failures == {}
+    assert [event for event in told if event[0] == "SlideDone"] == [("SlideDone", "lesion"), ("SlideDone", "normal")]
+    assert told.index(("TilesDone", "normal")) < told.index(("SlideDone", "lesion"))
+    for name in ("lesion", "normal"):
+        here, alone = tmp_path / "out" / name, tmp_path / "alone" / name
+        assert names(here) == names(alone)
+        for file in ("tiles.parquet", "heatmap.png", "overlay.tif"):
+            assert (here / file).read_bytes() == (alone / file).read_bytes()
+    lines = [json.loads(line) for line in (tmp_path / "out" / "trail.jsonl").read_text().splitlines()]
+    assert [line["slide"]["id"] for line in lines] == ["lesion", "normal"]
+
+
+def test_a_slide_that_cannot_be_written_stops_no_other_and_is_closed(answers, model, tmp_path, monkeypatch):
+    folder, _ = answers
+
+    def full(slide_id):
+        if slide_id == "lesion":
+            raise ExportError("lesion: cannot be written (no space left); make room, or choose another --out")
+
+    _watched(monkeypatch, full)
+    closed, really = [], predicting.open_slide
+
+    @contextmanager
+    def opened(path, wish):
+        with really(path, wish) as slide:
+            try:
+                yield slide
+            finally:
+                closed.append(path.stem)
+
+    monkeypatch.setattr(predicting, "open_slide", opened)
+    slides = [folder / "lesion.tif", folder / "normal.tif"]
+    run = predict_slides(slides, model.folder, tmp_path / "out")
+    assert [one["slide_id"] for one in run.results] == ["normal"]
+    assert "no space left" in run.failures[str(slides[0])]
+    assert closed == ["lesion", "normal"]
+    lines = [json.loads(line) for line in (tmp_path / "out" / "trail.jsonl").read_text().splitlines()]
+    assert [line["verdict"].split(":")[0] for line in lines] == ["failed", "no tumour found"]
+
+
+def test_after_ctrl_c_a_slide_that_was_being_written_is_whole_and_has_its_line(answers, model, tmp_path, monkeypatch):
+    folder, _ = answers
+    stopped = threading.Event()
+
+    def interrupt(event):
+        if isinstance(event, TilesDone) and event.slide_id == "normal":
+            stopped.set()
+            raise KeyboardInterrupt
+
+    _watched(monkeypatch, lambda _slide_id: stopped.wait(60))
+    slides = [folder / "lesion.tif", folder / "normal.tif"]
+    with pytest.raises(KeyboardInterrupt):
+        predict_slides(slides, model.folder, tmp_path / "out", on_event=interrupt)
+    assert names(tmp_path / "out") == ["lesion", "trail.jsonl", "trail.jsonl.head"]
+    told = []
+    predict_slides(slides, model.folder, tmp_path / "out", on_event=told.append)
+    assert [event.stored for event in told if isinstance(event, SlideDone)] == [True, False]
+    assert verify_trail(tmp_path / "out" / "trail.jsonl").n_lines == 3
 
 
 # --- triage ---------------------------------------------------------------------------------------------------

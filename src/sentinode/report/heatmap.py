@@ -74,6 +74,7 @@ def heat_overlay(thumbnail: NDArray[np.uint8], found: ProbabilityMap) -> NDArray
     return np.asarray(Image.alpha_composite(Image.fromarray(thumbnail).convert("RGBA"), colour).convert("RGB"))
 
 
+@cache
 def colour_scale(label: str) -> NDArray[np.uint8]:
     """Draw the scale of the colours.
 
@@ -85,7 +86,7 @@ def colour_scale(label: str) -> NDArray[np.uint8]:
     Returns
     -------
     (h, w, 3) uint8
-        As the colours look over white glass.
+        As the colours look over white glass; the same array each time, not to be written to.
     """
     figure = Figure(figsize=(4.2, 0.62), dpi=100)
     axes = figure.add_axes((0.03, 0.62, 0.94, 0.34))

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sentinode.inference.maps import ProbabilityMap, SuspiciousRegion
+from sentinode.inference.maps import SuspiciousRegion
 from sentinode.inference.predictions import TilePredictions
 from sentinode.models.bundle import BundleFacts
-from sentinode.report.heatmap import colour_scale, heat_overlay
+from sentinode.report.heatmap import colour_scale
 from sentinode.report.page import Gallery, Page, Section, TextTable, picture, write_page
 
 __all__ = ["ShownField", "SlideView", "write_slide_page"]
@@ -58,8 +58,8 @@ class SlideView:
         In a few words.
     thumbnail : (h, w, 3) uint8
         The whole slide.
-    heatmap : ProbabilityMap
-        As large as the thumbnail.
+    overlay : (h, w, 3) uint8
+        The same with the heatmap over it.
     regions : sequence of SuspiciousRegion
         The most suspicious first.
     fields : sequence of ShownField
@@ -89,7 +89,7 @@ class SlideView:
     score_by: str
     verdict: str
     thumbnail: NDArray[np.uint8]
-    heatmap: ProbabilityMap
+    overlay: NDArray[np.uint8]
     regions: Sequence[SuspiciousRegion]
     fields: Sequence[ShownField]
     field_mpp: float
@@ -164,11 +164,10 @@ def _spared(predictions: TilePredictions) -> str:
 
 
 def _overview(view: SlideView) -> Section:
-    overlay = heat_overlay(view.thumbnail, view.heatmap)
     pictures = (
         picture(view.thumbnail, "the slide", exact=False),
         picture(
-            overlay,
+            view.overlay,
             f"the probability of {view.facts.positive} over it; no colour where nothing was recognised",
             exact=False,
         ),

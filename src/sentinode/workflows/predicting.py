@@ -6,11 +6,14 @@ import logging
 import math
 import platform
 import shutil
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, astuple, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -261,20 +264,15 @@ def predict_slides(
     for leftover in abandoned(out):
         shutil.rmtree(leftover, ignore_errors=True)
     recogniser = slide_recogniser(bundle, wish.precision)
-    work = _work(bundle, recogniser, out, wish, listen, len(slides))
+    work = _work(bundle, recogniser, out, wish, _in_turn(listen), len(slides))
     if wish.heatmap == "dense":
         # int8 was rounded and measured for tiles.
         quick = recogniser.runtime.get("precision") == "bf16"
         work = work._replace(dense=open_dense(bundle, precision="bf16" if quick else "float32"))
-    jobs = [(path, (work, path, number)) for number, path in enumerate(slides, start=1)]
     results, failures = [], {}
-    for path, outcome in run_jobs(_do_slide, jobs):
-        write_trail(file, "predict", [_trail_event(work, path, outcome)])
+    for path, outcome in _outcomes(work, slides, file):
         if isinstance(outcome, Failure):
-            _LOG.debug("%s failed\n%s", path, outcome.traceback)
             failures[str(path)] = _reason(outcome)
-            number = slides.index(path) + 1
-            listen(SlideDone(slide_id_of(path), number, len(slides), f"failed: {failures[str(path)]}"))
         else:
             results.append(outcome)
     run = PredictionRun(_ordered(results), failures)
@@ -419,22 +417,90 @@ class _Read(NamedTuple):
     dense: tuple[DenseMap, Agreement] | None  # None where nobody asked for it, or the slide is refused
 
 
-def _do_slide(job: tuple[_Work, Path, int]) -> dict[str, Any]:
+class _Looked(NamedTuple):
+    # A slide that was recognised, still open: its pictures are written from it.
+    slide: Slide
+    read: _Read
+    result: dict[str, Any]
+    folder: Path
+    closing: ExitStack
+
+
+_Outcome: TypeAlias = dict[str, Any] | Failure
+_Job: TypeAlias = tuple[_Work, Path, int]  # the number of the slide, from 1
+
+
+def _outcomes(work: _Work, slides: Sequence[Path], trail: Path) -> Iterator[tuple[Path, _Outcome]]:
+    """Recognise slides; one is written while the next is recognised, which leaves no core idle.
+
+    All that follows the recognising is done by one thread, in order: a slide that is finished has its line in the
+    trail, also where Ctrl-C or an error ends the run meanwhile.
+
+    Yields
+    ------
+    (Path, dict or Failure)
+        In the order of the slides: ``result.json``, or why there is none.
+    """
+    jobs: list[_Job] = [(work, path, number) for number, path in enumerate(slides, start=1)]
+    with ThreadPoolExecutor(1, thread_name_prefix="write-slides") as beside:
+        before: Future[tuple[Path, _Outcome]] | None = None
+        for job, looked in run_jobs(_look_at_slide, zip(jobs, jobs, strict=True)):
+            if before is not None:  # of two slides the results are in memory, never of more
+                yield before.result()
+            before = beside.submit(_finish_slide, job, looked, trail)
+        if before is not None:
+            yield before.result()
+
+
+def _look_at_slide(job: _Job) -> _Looked | dict[str, Any]:
+    # A result that is stored already comes back as it is.
     work, path, number = job
-    with open_slide(path, work.wish.mpp) as slide:
-        slide_id, key = slide.info.slide_id, _key(work, slide)
-        folder = work.out / slide_id
+    with ExitStack() as closing:
+        slide = closing.enter_context(open_slide(path, work.wish.mpp))
+        key, folder = _key(work, slide), work.out / slide.info.slide_id
         stored = _stored(folder, key)
         _require_ours(folder)
         if stored is not None:
-            work.listen(SlideDone(slide_id, number, work.n_slides, str(stored["verdict"]), stored=True))
             return stored
         started = time.perf_counter()
         read = _recognise(work, slide, number)
         result = _result(work, path, read, key, time.perf_counter() - started)
-        _write(work, slide, read, result, folder)
-    work.listen(SlideDone(slide_id, number, work.n_slides, str(result["verdict"])))
-    return result
+        return _Looked(slide, read, result, folder, closing.pop_all())
+
+
+def _finish_slide(job: _Job, looked: _Looked | _Outcome, trail: Path) -> tuple[Path, _Outcome]:
+    work, path, number = job
+    outcome: _Outcome
+    if isinstance(looked, _Looked):
+        [(_, outcome)] = run_jobs(partial(_written, work), [(path, looked)])
+    else:
+        outcome = looked
+    write_trail(trail, "predict", [_trail_event(work, path, outcome)])
+    if isinstance(outcome, Failure):
+        _LOG.debug("%s failed\n%s", path, outcome.traceback)
+        done = SlideDone(slide_id_of(path), number, work.n_slides, f"failed: {_reason(outcome)}")
+    else:
+        stored = not isinstance(looked, _Looked)
+        done = SlideDone(outcome["slide_id"], number, work.n_slides, str(outcome["verdict"]), stored=stored)
+    work.listen(done)
+    return path, outcome
+
+
+def _written(work: _Work, looked: _Looked) -> dict[str, Any]:
+    with looked.closing:
+        _write(work, looked.slide, looked.read, looked.result, looked.folder)
+    return looked.result
+
+
+def _in_turn(listen: Listener) -> Listener:
+    # Two threads tell of slides; a listener hears one at a time.
+    lock = threading.Lock()
+
+    def hear(event: Event) -> None:
+        with lock:
+            listen(event)
+
+    return hear
 
 
 def _key(work: _Work, slide: Slide) -> str:
@@ -967,21 +1033,21 @@ def _write(work: _Work, slide: Slide, read: _Read, result: dict[str, Any], folde
         # An earlier one is of another model, of other options, or of what the slide was before.
         with whole_folder(folder, replace=True) as part, ThreadPoolExecutor(1) as beside:
             whole = part / "overlay.tif"
-            overlay = beside.submit(write_overlay, whole, slide, predictions, dense) if overlaid else None
+            pyramid = beside.submit(write_overlay, whole, slide, predictions, dense) if overlaid else None
             write_predictions(predictions, part / "tiles.parquet")
             for name in () if read.refusal else work.wish.exports:
                 export_writer(name)(predictions, part / f"{predictions.slide_id}{EXPORTS[name][1]}")
             if dense is not None:
                 write_dense_map(part / "probability.tif", dense, predictions)
-            heatmap = probability_map(predictions, THUMBNAIL_PX, dense)
-            Image.fromarray(heat_overlay(read.thumbnail, heatmap)).save(part / "heatmap.png", compress_level=1)
+            overlay = heat_overlay(read.thumbnail, probability_map(predictions, THUMBNAIL_PX, dense))
+            Image.fromarray(overlay).save(part / "heatmap.png", compress_level=1)
             view = SlideView(
                 predictions=predictions,
                 score=float("nan") if result["score"] is None else result["score"],
                 score_by=result["score_by"],
                 verdict=result["verdict"],
                 thumbnail=read.thumbnail,
-                heatmap=heatmap,
+                overlay=overlay,
                 heatmap_note=_heatmap_note(read),
                 regions=suspicious_regions(predictions),
                 refused=bool(read.refusal),
@@ -998,8 +1064,8 @@ def _write(work: _Work, slide: Slide, read: _Read, result: dict[str, Any], folde
                 write_slide_page(view, part / "report.html")
             except ExportError as error:  # of the folder that is to be, not of the one that was being written
                 raise ExportError(str(error).replace(str(part), str(folder))) from error
-            if overlay is not None:
-                overlay.result()
+            if pyramid is not None:
+                pyramid.result()
             result["profile"]["writing"] = round(time.perf_counter() - begun, 3)
             result["files"] = {file.name: file.stat().st_size for file in sorted(part.iterdir())}
             (part / _RESULT).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
