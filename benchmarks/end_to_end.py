@@ -1,7 +1,7 @@
 """Slides of 20,000 px a side, from the file to the answer: `predict` against the plain way, in turn, in one run.
 
     python benchmarks/end_to_end.py                  # prints; about a quarter of an hour
-    python benchmarks/end_to_end.py --write          # the page, too: of a CPU without bf16 another one
+    python benchmarks/end_to_end.py --write          # the page, too; a CPU without bf16 has a page of its own
 
 Two synthetic slides (the discs of predict_sizes.py), a quarter of each tissue, one with a pixel of 0.25 um and one with
 1.0 um; tiles of 96 px at 1 um, 10,000 and more on the second. The plain way is OpenSlide's ``read_region``, Pillow, and
@@ -89,7 +89,7 @@ def main(repeats: int, *, write: bool) -> None:
     text = _page(rows, models, repeats)
     print(text)
     if write:
-        page = "end-to-end.md" if this_machine().bf16 else "end-to-end-float32.md"
+        page = "end-to-end.md" if this_machine().bf16 else "end-to-end-without-bf16.md"
         (RESULTS / page).write_text(text, encoding="utf-8")
 
 

@@ -1,10 +1,13 @@
 """What a person or a pipe gets to see."""
 
+import io
 import json
 import math
+import re
 from contextlib import contextmanager
 
 import pytest
+from rich.console import Console
 
 from sentinode import terminal
 from sentinode.data.leakage import LeakageFinding
@@ -83,6 +86,21 @@ def test_the_bar_of_a_slide_goes_on_when_the_one_before_it_is_written(monkeypatc
         f"{last} ends",
     ]
     assert capsys.readouterr().err.splitlines() == [f"{first}: no tumour found", f"{last}: no tumour found"]
+
+
+def test_what_is_said_while_a_bar_is_shown_stands_on_a_line_of_its_own(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(terminal, "message_console", lambda: Console(file=screen, force_terminal=True, width=100))
+    with terminal.prediction_progress() as tell:
+        tell(TilesDone("b", 2, 2, 3, 9))
+        tell(SlideDone("a", 1, 2, "no tumour found"))
+        tell(TilesDone("b", 2, 2, 9, 9))
+        tell(SlideDone("b", 2, 2, "suspicious of tumour"))
+    # Of each line what was written since it was last erased, without the codes that move and colour.
+    written = (re.split(r"\r|\x1b\[2K", line)[-1] for line in screen.getvalue().split("\n"))
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in written]
+    assert "1/2  a: no tumour found" in lines
+    assert "9/9" in screen.getvalue(), "there was no bar"
 
 
 def test_many_notes_of_a_kind_are_shortened_and_errors_never():

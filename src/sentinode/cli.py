@@ -518,7 +518,7 @@ def predict(  # noqa: PLR0913 - the options of a command
         progress,
         say,
     )
-    from sentinode.workflows.predicting import PredictionWish, predict_slides
+    from sentinode.workflows.predicting import PredictionWish, int8_is_left_out, predict_slides
     from sentinode.workflows.predicting_patches import find_patches, predict_patches
     from sentinode.workflows.slide_inputs import mpp_wish
 
@@ -539,6 +539,8 @@ def predict(  # noqa: PLR0913 - the options of a command
         )
     if not compiled_before():
         say("compiling what looks at every pixel, once on this machine: some ten seconds")
+    if int8_is_left_out(bundle, precision):
+        say("this CPU does not compute in bf16, and the model offers int8: --precision int8 may be quicker")
     if patches:
         with progress("recognising patches") as advance:
             found = predict_patches(

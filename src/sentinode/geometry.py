@@ -7,12 +7,14 @@ stays where it is in a raster of half the size (4 to 6).
 
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Box", "Point", "Raster", "Scale", "Size"]
+__all__ = ["Box", "Point", "Raster", "Scale", "Size", "running_sums"]
+
+Sums = TypeVar("Sums", NDArray[np.float64], NDArray[np.int64])
 
 
 @dataclass(frozen=True, order=True)
@@ -348,3 +350,28 @@ class Raster:
         """
         across, down = self.downsample
         return box.x / across, box.y / down, box.right / across, box.bottom / down
+
+
+def running_sums(values: Sums) -> Sums:
+    """Add up a picture from its upper left corner on, in place (Crow 1984, "Summed-area tables for texture mapping").
+
+    Parameters
+    ----------
+    values : (h, w) float64 or int64
+        Written: each becomes the sum of all that are not below it and not right of it.
+
+    Returns
+    -------
+    (h, w) float64 or int64
+        The same array.
+
+    Examples
+    --------
+    >>> running_sums(np.array([[1, 2], [3, 4]])).tolist()
+    [[1, 3], [4, 10]]
+    """
+    # Row by row: down a column at a time, as numpy's cumsum goes, every number is of another line of the cache.
+    for row in range(1, len(values)):
+        values[row] += values[row - 1]
+    np.cumsum(values, axis=1, out=values)
+    return values

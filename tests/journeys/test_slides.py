@@ -4,7 +4,7 @@ import gzip
 import json
 import shutil
 import threading
-from contextlib import contextmanager
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -35,7 +35,7 @@ from sentinode.seeds import stream
 from sentinode.slides.annotation_files import write_asap
 from sentinode.slides.annotations import Annotations, Region
 from sentinode.slides.resolution import MppWish
-from sentinode.slides.slide import open_slide
+from sentinode.slides.slide import Slide, open_slide
 from sentinode.slides.tiling import tile_grid
 from sentinode.workflows import first_looking, predicting
 from sentinode.workflows.evaluating import evaluate_model, the_manifest
@@ -524,8 +524,47 @@ def test_the_next_slide_is_recognised_while_one_is_written_and_nothing_becomes_a
         assert names(here) == names(alone)
         for file in ("tiles.parquet", "heatmap.png", "overlay.tif"):
             assert (here / file).read_bytes() == (alone / file).read_bytes()
-    lines = [json.loads(line) for line in (tmp_path / "out" / "trail.jsonl").read_text().splitlines()]
-    assert [line["slide"]["id"] for line in lines] == ["lesion", "normal"]
+    assert _trail(tmp_path / "out") == ["lesion", "normal"]
+
+
+def test_whatever_becomes_of_slides_they_are_told_of_in_order_one_at_a_time_and_two_are_open_at_most(
+    answers, model, tmp_path, monkeypatch
+):
+    folder, _ = answers
+    slides = [tmp_path / f"{name}.tif" for name in ("a-stored", "b", "c-broken", "d", "e")]
+    for slide in slides:
+        shutil.copy(folder / "normal.tif", slide)
+    slides[2].write_bytes(b"no slide at all")
+    predict_slides(slides[:1], model.folder, tmp_path / "out")
+    told, at_work, is_open, most_open, close = [], threading.Lock(), set(), [], Slide.close
+
+    def listen(event):
+        assert at_work.acquire(blocking=False), "two events at a time"
+        time.sleep(0.001)
+        told.append(event)
+        at_work.release()
+
+    def opened(path, wish):
+        slide = open_slide(path, wish)
+        is_open.add(slide.info.slide_id)
+        most_open.append(len(is_open))
+        return slide
+
+    def closed(slide):
+        close(slide)
+        is_open.discard(slide.info.slide_id)
+
+    monkeypatch.setattr(predicting, "open_slide", opened)
+    monkeypatch.setattr(Slide, "close", closed)
+    _watched(monkeypatch, lambda _slide_id: time.sleep(0.3))  # the next slide is recognised before this one is written
+    run = predict_slides(slides, model.folder, tmp_path / "out", on_event=listen)
+    done = [event for event in told if isinstance(event, SlideDone)]
+    assert [event.slide_id for event in done] == [slide.stem for slide in slides]
+    assert [event.stored for event in done] == [True, False, False, False, False]
+    assert [str(slides[2])] == list(run.failures)
+    assert _trail(tmp_path / "out") == ["a-stored", *(slide.stem for slide in slides)]
+    assert is_open == set()
+    assert max(most_open) == 2
 
 
 def test_a_slide_that_cannot_be_written_stops_no_other_and_is_closed(answers, model, tmp_path, monkeypatch):
@@ -536,27 +575,34 @@ def test_a_slide_that_cannot_be_written_stops_no_other_and_is_closed(answers, mo
             raise ExportError("lesion: cannot be written (no space left); make room, or choose another --out")
 
     _watched(monkeypatch, full)
-    closed, really = [], predicting.open_slide
-
-    @contextmanager
-    def opened(path, wish):
-        with really(path, wish) as slide:
-            try:
-                yield slide
-            finally:
-                closed.append(path.stem)
-
-    monkeypatch.setattr(predicting, "open_slide", opened)
+    closed, close = [], Slide.close
+    monkeypatch.setattr(Slide, "close", lambda slide: (closed.append(slide.info.slide_id), close(slide)))
     slides = [folder / "lesion.tif", folder / "normal.tif"]
     run = predict_slides(slides, model.folder, tmp_path / "out")
     assert [one["slide_id"] for one in run.results] == ["normal"]
     assert "no space left" in run.failures[str(slides[0])]
     assert closed == ["lesion", "normal"]
-    lines = [json.loads(line) for line in (tmp_path / "out" / "trail.jsonl").read_text().splitlines()]
-    assert [line["verdict"].split(":")[0] for line in lines] == ["failed", "no tumour found"]
+    assert _trail(tmp_path / "out") == ["lesion", "normal"]
 
 
-def test_after_ctrl_c_a_slide_that_was_being_written_is_whole_and_has_its_line(answers, model, tmp_path, monkeypatch):
+def test_a_trail_that_cannot_be_written_ends_the_run_and_no_slide_stays_open(answers, model, tmp_path, monkeypatch):
+    folder, _ = answers
+
+    def unwritten(file, *_event):
+        raise ExportError(f"{file}: cannot be written; make room")
+
+    monkeypatch.setattr(predicting, "write_trail", unwritten)
+    closed, close = [], Slide.close
+    monkeypatch.setattr(Slide, "close", lambda slide: (closed.append(slide.info.slide_id), close(slide)))
+    slides = [folder / "lesion.tif", folder / "normal.tif"]
+    with pytest.raises(ExportError, match=r"trail\.jsonl: cannot be written"):
+        predict_slides(slides, model.folder, tmp_path / "out")
+    assert closed == ["lesion", "normal"]
+
+
+def test_after_ctrl_c_a_slide_that_was_being_written_is_whole_and_has_its_line(
+    answers, model, tmp_path, monkeypatch, caplog
+):
     folder, _ = answers
     stopped = threading.Event()
 
@@ -565,7 +611,10 @@ def test_after_ctrl_c_a_slide_that_was_being_written_is_whole_and_has_its_line(a
             stopped.set()
             raise KeyboardInterrupt
 
-    _watched(monkeypatch, lambda _slide_id: stopped.wait(60))
+    def wait(_slide_id):
+        assert stopped.wait(60), "nothing was recognised meanwhile"
+
+    _watched(monkeypatch, wait)
     slides = [folder / "lesion.tif", folder / "normal.tif"]
     with pytest.raises(KeyboardInterrupt):
         predict_slides(slides, model.folder, tmp_path / "out", on_event=interrupt)
@@ -573,7 +622,23 @@ def test_after_ctrl_c_a_slide_that_was_being_written_is_whole_and_has_its_line(a
     told = []
     predict_slides(slides, model.folder, tmp_path / "out", on_event=told.append)
     assert [event.stored for event in told if isinstance(event, SlideDone)] == [True, False]
-    assert verify_trail(tmp_path / "out" / "trail.jsonl").n_lines == 3
+    assert _trail(tmp_path / "out") == ["lesion", "lesion", "normal"]
+
+    def unwritten(file, *_event):
+        raise ExportError(f"{file}: cannot be written; make room")
+
+    stopped.clear()
+    monkeypatch.setattr(predicting, "write_trail", unwritten)
+    with pytest.raises(KeyboardInterrupt):
+        predict_slides(slides, model.folder, tmp_path / "other", on_event=interrupt)
+    assert "cannot be written; make room" in caplog.text, "of two errors one was lost"
+
+
+def _trail(folder):
+    # Whose lines it has, in order.
+    assert verify_trail(folder / "trail.jsonl").faults == ()
+    lines = (folder / "trail.jsonl").read_text().splitlines()
+    return [json.loads(line)["slide"]["id"] for line in lines]
 
 
 # --- triage ---------------------------------------------------------------------------------------------------

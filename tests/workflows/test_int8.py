@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from sentinode.models.runtime import open_recogniser, this_machine
 from sentinode.models.tuning import cache_folder, drawn_tiles, stored_choices
 from sentinode.seeds import stream
 from sentinode.slides.resolution import MppWish
-from sentinode.workflows import training
+from sentinode.workflows import predicting, training
 from sentinode.workflows.doctor import examine
 from sentinode.workflows.predicting import PredictionWish, predict_slides
 from sentinode.workflows.training import TrainingWish, train_model
@@ -88,6 +89,27 @@ def test_the_result_of_a_slide_records_int8(offered, tmp_path):
     result = json.loads((tmp_path / "out" / "slide" / "result.json").read_text())
     assert result["runtime"]["precision"] == "int8"
     assert "int8" in (tmp_path / "out" / "slide" / "report.html").read_text()
+
+
+def test_int8_is_named_where_it_may_be_the_quickest_and_nowhere_else(offered, plain, tmp_path, monkeypatch):
+    def told(bundle, *options):
+        tile = bundle.facts.tile
+        (tmp_path / "patches").mkdir(exist_ok=True)
+        for number, pixels in enumerate(drawn_tiles(2, (tile.height, tile.width))):
+            Image.fromarray(pixels).save(tmp_path / "patches" / f"{number}.png")
+        command = ["predict", str(tmp_path / "patches"), "--model", str(bundle.folder), "--out", str(tmp_path / "out")]
+        answer = CliRunner().invoke(app, [*command, *options])
+        assert answer.exit_code == 0, answer.output
+        return "the model offers int8" in answer.output
+
+    without = replace(this_machine(), bf16=False)
+    monkeypatch.setattr(predicting, "this_machine", lambda: without)
+    assert told(offered)
+    assert not told(offered, "--precision", "int8")
+    assert not told(offered, "--precision", "float32")
+    assert not told(plain), "it has none"
+    monkeypatch.setattr(predicting, "this_machine", lambda: replace(without, bf16=True))
+    assert not told(offered)
 
 
 @pytest.mark.parametrize("name", INT8_FILES)

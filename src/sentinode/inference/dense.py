@@ -18,7 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from sentinode.errors import SlideError
-from sentinode.geometry import Box, Raster, Size
+from sentinode.geometry import Box, Raster, Size, running_sums
 from sentinode.inference.engine import read_ahead
 from sentinode.inference.predictions import TilePredictions
 from sentinode.slides.slide import Slide
@@ -128,7 +128,8 @@ class DenseMap:
         sums = []
         for values in (np.nan_to_num(self.proba[part]), ~np.isnan(self.proba[part])):
             corner = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
-            corner[1:, 1:] = values.cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
+            corner[1:, 1:] = values
+            running_sums(corner[1:, 1:])
             y, x = (
                 (one - cut.start).clip(0, n) for one, cut, n in zip((rows, columns), part, values.shape, strict=True)
             )

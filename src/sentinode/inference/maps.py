@@ -12,7 +12,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from sentinode.geometry import Box, Raster
+from sentinode.geometry import Box, Raster, running_sums
 from sentinode.inference.dense import DenseMap
 from sentinode.inference.predictions import TilePredictions
 
@@ -157,18 +157,11 @@ def probability_window(
         where = (places[:, y_place, 1], places[:, x_place, 0])
         np.add.at(total, where, sign * proba)
         np.add.at(count, where, sign)
-    total, count = (_running_sums(values)[:height, :width] for values in (total, count))
+    total, count = (running_sums(values)[:height, :width] for values in (total, count))
     painted = count > 0.5
     pixels = np.full((height, width), np.nan, dtype=np.float32)
     pixels[painted] = (total[painted] / count[painted]).clip(0, 1)
     return pixels
-
-
-def _running_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    # Down and across, in place. Row by row: numpy goes down column by column, which takes six times as long.
-    for row in range(1, len(values)):
-        values[row] += values[row - 1]
-    return np.cumsum(values, axis=1, out=values)
 
 
 def suspicious_regions(predictions: TilePredictions, threshold: float = 0.5) -> tuple[SuspiciousRegion, ...]:

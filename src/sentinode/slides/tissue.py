@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from sentinode.geometry import Raster, Scale, Size
+from sentinode.geometry import Raster, Scale, Size, running_sums
 from sentinode.slides.bubbles import bubbles
 from sentinode.slides.masks import closed, widened, without_small
 from sentinode.slides.slide import Pixels, Slide
@@ -144,7 +144,8 @@ class TissueMask:
     def _sums(self) -> NDArray[np.int64]:
         # Tissue pixels above and left of each corner, (h + 1, w + 1).
         sums = np.zeros((self.pixels.shape[0] + 1, self.pixels.shape[1] + 1), dtype=np.int64)
-        self.pixels.cumsum(axis=0, dtype=np.int64).cumsum(axis=1, out=sums[1:, 1:])
+        sums[1:, 1:] = self.pixels
+        running_sums(sums[1:, 1:])
         return sums
 
     def _integral(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:

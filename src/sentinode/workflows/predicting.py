@@ -8,10 +8,10 @@ import platform
 import shutil
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -41,7 +41,7 @@ from sentinode.inference.predictions import TilePredictions, write_predictions
 from sentinode.inference.summary import TOP, Field, slide_score, suspicious_fields
 from sentinode.models.bundle import Bundle, PromiseFacts, read_bundle
 from sentinode.models.explaining import log_odds_of, occlusion_map
-from sentinode.models.runtime import DenseRecogniser, Recogniser, open_dense, open_recogniser
+from sentinode.models.runtime import DenseRecogniser, Recogniser, open_dense, open_recogniser, this_machine
 from sentinode.models.tuning import PrecisionWish
 from sentinode.report.cohort_page import write_cohort_page
 from sentinode.report.heatmap import heat_overlay, map_over_field
@@ -64,6 +64,7 @@ __all__ = [
     "SlideDone",
     "TilesDone",
     "first_look_terms",
+    "int8_is_left_out",
     "look_twice",
     "predict_slides",
     "score_slide",
@@ -232,7 +233,8 @@ def predict_slides(
     wish : PredictionWish, optional
         How.
     on_event : callable, optional
-        Receives every `TilesDone` and `SlideDone`.
+        Receives every `TilesDone` and `SlideDone`, one at a time: `SlideDone` from a thread of its own, in the order of
+        the slides, when tiles of the next slide may have been told of.
     trail : Path or str, optional
         The audit trail, which gets a line a slide; left out, that of ``SENTINODE_TRAIL``, else ``OUT/trail.jsonl``.
 
@@ -270,11 +272,12 @@ def predict_slides(
         quick = recogniser.runtime.get("precision") == "bf16"
         work = work._replace(dense=open_dense(bundle, precision="bf16" if quick else "float32"))
     results, failures = [], {}
-    for path, outcome in _outcomes(work, slides, file):
-        if isinstance(outcome, Failure):
-            failures[str(path)] = _reason(outcome)
-        else:
-            results.append(outcome)
+    with closing(_outcomes(work, slides, file)) as outcomes:
+        for path, outcome in outcomes:
+            if isinstance(outcome, Failure):
+                failures[str(path)] = _reason(outcome)
+            else:
+                results.append(outcome)
     run = PredictionRun(_ordered(results), failures)
     _make(out)
     _write_cohort(run, bundle, out)
@@ -302,8 +305,38 @@ def slide_recogniser(bundle: Bundle, precision: PrecisionWish = "auto") -> Recog
         If it cannot be opened, or does not offer int8.
     """
     # ModelError is open_recogniser's.
-    promised = any(one.unit == "slides" for one in bundle.facts.promises)
-    return open_recogniser(bundle, quick=True, precision="float32" if promised else precision)
+    return open_recogniser(bundle, quick=True, precision="float32" if _promises_of_slides(bundle) else precision)
+
+
+def int8_is_left_out(bundle: Bundle, precision: PrecisionWish) -> bool:
+    """Say whether a model is about to be run in float32 that offers int8, because nobody asked for int8.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Read.
+    precision : {"auto", "float32", "int8"}
+        As in `PredictionWish`.
+
+    Returns
+    -------
+    bool
+        False where the CPU computes in bf16, and where float32 is what was asked for, or what was promised.
+
+    Raises
+    ------
+    ModelError
+        If nothing that runs graphs can be loaded.
+    """
+    # ModelError is this_machine's.
+    int8 = bundle.facts.int8
+    if precision != "auto" or int8 is None or int8.refusal or _promises_of_slides(bundle):
+        return False
+    return not this_machine().bf16
+
+
+def _promises_of_slides(bundle: Bundle) -> bool:
+    return any(one.unit == "slides" for one in bundle.facts.promises)
 
 
 def _ordered(results: Iterable[dict[str, Any]]) -> tuple[Mapping[str, Any], ...]:
@@ -423,40 +456,58 @@ class _Looked(NamedTuple):
     read: _Read
     result: dict[str, Any]
     folder: Path
-    closing: ExitStack
 
 
 _Outcome: TypeAlias = dict[str, Any] | Failure
 _Job: TypeAlias = tuple[_Work, Path, int]  # the number of the slide, from 1
 
 
-def _outcomes(work: _Work, slides: Sequence[Path], trail: Path) -> Iterator[tuple[Path, _Outcome]]:
-    """Recognise slides; one is written while the next is recognised, which leaves no core idle.
+def _outcomes(work: _Work, slides: Sequence[Path], trail: Path) -> Generator[tuple[Path, _Outcome], None, None]:
+    """Recognise slides; one is written while the next is recognised, for writing keeps one core busy.
 
-    All that follows the recognising is done by one thread, in order: a slide that is finished has its line in the
-    trail, also where Ctrl-C or an error ends the run meanwhile.
+    What follows the recognising is done by one thread, in order. It is done to the end where Ctrl-C or an error ends
+    the run meanwhile: a slide that is finished has its line in the trail.
 
     Yields
     ------
     (Path, dict or Failure)
         In the order of the slides: ``result.json``, or why there is none.
+
+    Raises
+    ------
+    ExportError
+        If the trail cannot be written.
     """
+    # ExportError is that of write_trail.
     jobs: list[_Job] = [(work, path, number) for number, path in enumerate(slides, start=1)]
+    waiting: deque[Future[tuple[Path, _Outcome]]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="write-slides") as beside:
-        before: Future[tuple[Path, _Outcome]] | None = None
-        for job, looked in run_jobs(_look_at_slide, zip(jobs, jobs, strict=True)):
-            if before is not None:  # of two slides the results are in memory, never of more
-                yield before.result()
-            before = beside.submit(_finish_slide, job, looked, trail)
-        if before is not None:
-            yield before.result()
+        try:
+            for job, looked in run_jobs(_look_at_slide, ((job, job) for job in jobs)):
+                waiting.append(beside.submit(_finish_slide, job, looked, trail))
+                if len(waiting) > 1:  # before another is recognised: of two slides the results are in memory
+                    yield _first(waiting)
+            while waiting:
+                yield _first(waiting)
+        except BaseException as ending:
+            for future in waiting:
+                error = future.exception()
+                if error is not None and error is not ending:
+                    _LOG.warning("%s", error)  # of two errors one ends the run, and the other is told
+            raise
+
+
+def _first(waiting: "deque[Future[tuple[Path, _Outcome]]]") -> tuple[Path, _Outcome]:
+    outcome = waiting[0].result()
+    waiting.popleft()  # not before: Ctrl-C may come while it is waited for
+    return outcome
 
 
 def _look_at_slide(job: _Job) -> _Looked | dict[str, Any]:
     # A result that is stored already comes back as it is.
     work, path, number = job
-    with ExitStack() as closing:
-        slide = closing.enter_context(open_slide(path, work.wish.mpp))
+    with ExitStack() as stack:
+        slide = stack.enter_context(open_slide(path, work.wish.mpp))
         key, folder = _key(work, slide), work.out / slide.info.slide_id
         stored = _stored(folder, key)
         _require_ours(folder)
@@ -465,7 +516,8 @@ def _look_at_slide(job: _Job) -> _Looked | dict[str, Any]:
         started = time.perf_counter()
         read = _recognise(work, slide, number)
         result = _result(work, path, read, key, time.perf_counter() - started)
-        return _Looked(slide, read, result, folder, closing.pop_all())
+        stack.pop_all()  # it stays open
+        return _Looked(slide, read, result, folder)
 
 
 def _finish_slide(job: _Job, looked: _Looked | _Outcome, trail: Path) -> tuple[Path, _Outcome]:
@@ -487,7 +539,7 @@ def _finish_slide(job: _Job, looked: _Looked | _Outcome, trail: Path) -> tuple[P
 
 
 def _written(work: _Work, looked: _Looked) -> dict[str, Any]:
-    with looked.closing:
+    with looked.slide:
         _write(work, looked.slide, looked.read, looked.result, looked.folder)
     return looked.result
 
