@@ -211,8 +211,8 @@ def _page(compared: dict[str, Compared], timed: dict[str, Timed], repeats: int) 
         "*points* are reading and recognising, nothing else: a probability each. *`predict`* is all of it, with either",
         f"heatmap, quality unchecked. Medians of {repeats} runs in turn, the ratio run by run; in seconds.",
         "",
-        "| network | in | tiles | points | a tile | tiles, s | points, s | ratio | `predict`, s | dense, s |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| network | in | tiles | points | tiles, s | points, s | ratio | `predict`, s | dense, s |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
         *(_cost(title, one) for title, one in timed.items()),
         "",
         "## How far points are from tiles",
@@ -238,7 +238,7 @@ def _cost(title: str, one: Timed) -> str:
     ratios = [dense / tiles for tiles, dense in zip(one.seconds["tiles"], one.seconds["points"], strict=True)]
     spread = f"**{statistics.median(ratios):.2f}** ({min(ratios):.2f} to {max(ratios):.2f})"
     return (
-        f"| {title} | {one.precision} | {one.tiles:,} | {one.points:,} | {one.points / one.tiles:.1f} | "
+        f"| {title} | {one.precision} | {one.tiles:,} | {one.points:,} | "
         f"{medians['tiles']:.2f} | {medians['points']:.2f} | {spread} | {medians['predict, tiles']:.1f} | "
         f"{medians['predict, dense']:.1f} |"
     )

@@ -103,14 +103,17 @@ def main() -> None:
     busy = "unknown" if load is None else f"{load[0]:.1f} to begin with"
     command = " ".join(["python benchmarks/int8.py", *sys.argv[1:]])
     page = HEAD.format(
-        command=command, repeats=wish.repeats, settings=f"{wish.epochs} epochs, else" if wish.epochs else "its"
+        command=command,
+        repeats=wish.repeats,
+        settings=f"{wish.epochs} epochs, else" if wish.epochs else "its",
+        where="" if machine.bf16 else ", on a CPU without bf16",
     )
     page += "\n## Speed\n\n" + _speed(asked) + SPEED_NOTE.format(rounds=wish.rounds)
     page += "\n## Closeness\n\n" + _closeness(asked) + CLOSENESS_NOTE
     page += "\n## Offered or not\n\n" + _offers(asked)
     page += (
-        f"\nMachine: {machine.cpu}, {machine.cores} cores, {machine.engine}; {minutes:.1f} minutes. Other work ran "
-        f"beside it: processes that ran or waited for a core, {busy}.\n"
+        f"\nMachine: {machine.cpu}, {machine.cores} cores, {machine.engine}; {minutes:.1f} minutes. "
+        f"Processes that ran or waited for a core: {busy}.\n"
     )
     print(page)
     wish.out.write_text(page, encoding="utf-8")
@@ -186,7 +189,7 @@ def _rates(ways: Mapping[str, Answers], tiles: Tiles, rounds: int) -> dict[str, 
 # --- the page ---------------------------------------------------------------------------------------------------
 
 HEAD = f"""\
-# int8
+# int8{{where}}
 
 Written by `{{command}}`. Real patches (PatchCamelyon, 96 px): of 19 slides {TRAINING_SLIDES} train a
 network with {{settings}} default settings, and give the steps of int8 (up to {RANGING_TILES} patches); the other ten

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, optimize
 
 from sentinode.geometry import Box, Size
+from sentinode.models.runtime import this_machine
 from sentinode.phantom.slides import draw_slide, write_slide
 from sentinode.slides.pyramid import write_pyramid
 from sentinode.slides.slide import open_slide
@@ -195,7 +196,7 @@ def _page(few: dict[str, float], rows: list[dict[str, float]]) -> str:
         "",
         f"Most memory: **{max(row['MB'] for row in rows):,.0f} MB**.",
         "",
-        f"Machine: {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end; {BUSY}",
+        f"Machine: {this_machine().cpu}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end; {BUSY}",
         "",
     ]
     return "\n".join(lines)

@@ -138,6 +138,7 @@ def test_who_predicts_first_on_a_machine_is_told_what_is_waited_for(patch_and_sl
     _, slide = patch_and_slide
     monkeypatch.setattr(tile_loops, "compiled_before", lambda: before)
     monkeypatch.setattr(predicting, "predict_slides", reached)
+    monkeypatch.setattr(predicting, "int8_is_left_out", lambda *_: False)
     with pytest.raises(ReachedError):
         cli.predict([slide], model=Path("model"), out=Path("out"))
     assert ("once on this machine" in capsys.readouterr().err) is not before

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import math
 import re
 from contextlib import contextmanager
@@ -90,16 +91,22 @@ def test_the_bar_of_a_slide_goes_on_when_the_one_before_it_is_written(monkeypatc
 
 def test_what_is_said_while_a_bar_is_shown_stands_on_a_line_of_its_own(monkeypatch):
     screen = io.StringIO()
+    monkeypatch.setenv("TERM", "xterm")  # on a dumb one there is no bar
     monkeypatch.setattr(terminal, "message_console", lambda: Console(file=screen, force_terminal=True, width=100))
+    log = terminal._BesideBars()
     with terminal.prediction_progress() as tell:
         tell(TilesDone("b", 2, 2, 3, 9))
         tell(SlideDone("a", 1, 2, "no tumour found"))
+        log.handle(logging.makeLogRecord({"msg": "the trail cannot be written"}))
+        tell(SlideDone("\r\x1b[2Jname", 1, 2, "no tumour found"))
         tell(TilesDone("b", 2, 2, 9, 9))
         tell(SlideDone("b", 2, 2, "suspicious of tumour"))
     # Of each line what was written since it was last erased, without the codes that move and colour.
     written = (re.split(r"\r|\x1b\[2K", line)[-1] for line in screen.getvalue().split("\n"))
     lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in written]
     assert "1/2  a: no tumour found" in lines
+    assert "the trail cannot be written" in lines
+    assert "1/2  ??[2Jname: no tumour found" in lines
     assert "9/9" in screen.getvalue(), "there was no bar"
 
 

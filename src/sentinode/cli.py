@@ -539,7 +539,7 @@ def predict(  # noqa: PLR0913 - the options of a command
         )
     if not compiled_before():
         say("compiling what looks at every pixel, once on this machine: some ten seconds")
-    if int8_is_left_out(bundle, precision):
+    if not first_look and int8_is_left_out(bundle, precision):  # a first look holds for what it was fitted with
         say("this CPU does not compute in bf16, and the model offers int8: --precision int8 may be quicker")
     if patches:
         with progress("recognising patches") as advance:

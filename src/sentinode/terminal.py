@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 
@@ -74,6 +74,7 @@ __all__ = [
 
 PLAIN_LINE_EVERY_SECONDS = 5.0
 SHOWN_OF_A_KIND = 3
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _NUMBER = re.compile(r"-?[\d,.]*( ?%)?")
 
 
@@ -111,6 +112,14 @@ def print_json(value: Any) -> None:  # noqa: ANN401 - whatever json can write
     sys.stdout.write(json.dumps(_without_nan(value), indent=2, ensure_ascii=False) + "\n")
 
 
+class _BesideBars(logging.StreamHandler[TextIO]):
+    """Writes to what standard error is at that moment: while a bar is shown, rich stands in for it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def start_logging(*, verbose: bool) -> None:
     """Send the log to standard error: warnings, or everything with ``verbose``.
 
@@ -119,7 +128,7 @@ def start_logging(*, verbose: bool) -> None:
     verbose : bool
         Whether to show debug lines of Sentinode's own modules.
     """
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", handlers=[_BesideBars()])
     logging.getLogger("sentinode").setLevel(logging.DEBUG if verbose else logging.WARNING)
 
 
@@ -710,11 +719,11 @@ def say(line: str) -> None:
     Parameters
     ----------
     line : str
-        As it is shown.
+        What is no character (a name of a file may have such) is shown as a question mark.
     """
     # While a bar is shown, rich stands in for standard error, and writes what comes there above the bar; a console of
     # our own would write into it.
-    sys.stderr.write(f"{line}\n")
+    sys.stderr.write(_CONTROL.sub("?", line) + "\n")
 
 
 def print_description(description: "Description") -> None:

@@ -536,13 +536,23 @@ def test_whatever_becomes_of_slides_they_are_told_of_in_order_one_at_a_time_and_
         shutil.copy(folder / "normal.tif", slide)
     slides[2].write_bytes(b"no slide at all")
     predict_slides(slides[:1], model.folder, tmp_path / "out")
-    told, at_work, is_open, most_open, close = [], threading.Lock(), set(), [], Slide.close
+    told, at_work, is_open, most_open, close, write = [], threading.Lock(), set(), [], Slide.close, predicting._write
+    last_begun, one_before_written = threading.Event(), threading.Event()
 
     def listen(event):
         assert at_work.acquire(blocking=False), "two events at a time"
-        time.sleep(0.001)
+        if isinstance(event, TilesDone) and event.slide_id == "e" and not last_begun.is_set():
+            last_begun.set()
+            assert one_before_written.wait(60)
+            time.sleep(0.2)  # what is next for the other thread is to tell of it
         told.append(event)
         at_work.release()
+
+    def written(work, slide, read, result, folder):
+        assert result["slide_id"] != "d" or last_begun.wait(60), "the next slide waited until this one was written"
+        write(work, slide, read, result, folder)
+        if result["slide_id"] == "d":
+            one_before_written.set()
 
     def opened(path, wish):
         slide = open_slide(path, wish)
@@ -556,7 +566,7 @@ def test_whatever_becomes_of_slides_they_are_told_of_in_order_one_at_a_time_and_
 
     monkeypatch.setattr(predicting, "open_slide", opened)
     monkeypatch.setattr(Slide, "close", closed)
-    _watched(monkeypatch, lambda _slide_id: time.sleep(0.3))  # the next slide is recognised before this one is written
+    monkeypatch.setattr(predicting, "_write", written)
     run = predict_slides(slides, model.folder, tmp_path / "out", on_event=listen)
     done = [event for event in told if isinstance(event, SlideDone)]
     assert [event.slide_id for event in done] == [slide.stem for slide in slides]

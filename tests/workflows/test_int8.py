@@ -14,7 +14,7 @@ from sentinode.data.manifest import read_manifest, write_manifest
 from sentinode.data.patches import PatchSource
 from sentinode.errors import ModelError, PlanError
 from sentinode.models import bundle as bundle_module
-from sentinode.models.bundle import INT8_FILES, read_bundle
+from sentinode.models.bundle import INT8_FILES, PromiseFacts, read_bundle
 from sentinode.models.runtime import open_recogniser, this_machine
 from sentinode.models.tuning import cache_folder, drawn_tiles, stored_choices
 from sentinode.seeds import stream
@@ -108,8 +108,15 @@ def test_int8_is_named_where_it_may_be_the_quickest_and_nowhere_else(offered, pl
     assert not told(offered, "--precision", "int8")
     assert not told(offered, "--precision", "float32")
     assert not told(plain), "it has none"
+    refused = offered.facts.int8.model_copy(update={"refusal": "the log odds move"})
+    promise = PromiseFacts(kind="average", unit="slides", alpha=0.1, delta=None, threshold=0.1, n_patients=20, misses=0)
+    for changed in ({"int8": refused}, {"promises": (promise,)}):
+        facts = offered.facts.model_copy(update=changed)
+        assert not predicting.int8_is_left_out(replace(offered, facts=facts), "auto")
     monkeypatch.setattr(predicting, "this_machine", lambda: replace(without, bf16=True))
     assert not told(offered)
+    monkeypatch.setattr(predicting, "this_machine", lambda: replace(without, engine="ONNX Runtime 1.20"))
+    assert not told(offered), "it would be refused"
 
 
 @pytest.mark.parametrize("name", INT8_FILES)

@@ -87,9 +87,9 @@ class Closeness:
         if not np.isfinite(self.auc_loss_limit):
             return f"of {self.n_patients} patients too few have one of the classes: nobody can say what AUC is lost"
         if not self.mean_change <= MEAN_CHANGE:
-            return f"the log odds move by {self.mean_change:.2g} on average, and {MEAN_CHANGE:g} is allowed"
+            return f"the log odds move by {self.mean_change:.3g} on average, and {MEAN_CHANGE:g} is allowed"
         if not self.largest_change <= LARGEST_CHANGE:
-            return f"the log odds of a tile move by {self.largest_change:.2g}, and {LARGEST_CHANGE:g} is allowed"
+            return f"the log odds of a tile move by {self.largest_change:.3g}, and {LARGEST_CHANGE:g} is allowed"
         if self.auc_loss_limit >= AUC_LOSS:
             return (
                 f"up to {self.auc_loss_limit:.4f} of the AUC may be lost (95 %, over {self.n_patients} patients), and "
@@ -127,7 +127,7 @@ def measure_closeness(positive: ArrayLike, plain: ArrayLike, quick: ArrayLike, p
     >>> measure_closeness(positive, plain, plain + 0.01, patient).refusal
     ''
     >>> measure_closeness(positive, plain, plain + 0.1, patient).refusal
-    'the log odds move by 0.63 on average, and 0.1 is allowed'
+    'the log odds move by 0.626 on average, and 0.1 is allowed'
     """
     # ValueError is that of the bootstrap.
     before, after = np.asarray(plain, dtype=np.float64), np.asarray(quick, dtype=np.float64)

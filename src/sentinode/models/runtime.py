@@ -25,7 +25,15 @@ from sentinode.models.tuning import Machine, Precision, PrecisionWish, Recognise
 if TYPE_CHECKING:
     from sentinode.models.dense import DenseGraph
 
-__all__ = ["DenseRecogniser", "GraphRecogniser", "Recogniser", "open_dense", "open_recogniser", "this_machine"]
+__all__ = [
+    "ENGINES",
+    "DenseRecogniser",
+    "GraphRecogniser",
+    "Recogniser",
+    "open_dense",
+    "open_recogniser",
+    "this_machine",
+]
 
 OURS = "sentinode.algorithms."
 """Beginning of the names of the classes that a file may bring to life beside scikit-learn's and numpy's."""

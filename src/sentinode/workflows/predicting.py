@@ -41,7 +41,7 @@ from sentinode.inference.predictions import TilePredictions, write_predictions
 from sentinode.inference.summary import TOP, Field, slide_score, suspicious_fields
 from sentinode.models.bundle import Bundle, PromiseFacts, read_bundle
 from sentinode.models.explaining import log_odds_of, occlusion_map
-from sentinode.models.runtime import DenseRecogniser, Recogniser, open_dense, open_recogniser, this_machine
+from sentinode.models.runtime import ENGINES, DenseRecogniser, Recogniser, open_dense, open_recogniser, this_machine
 from sentinode.models.tuning import PrecisionWish
 from sentinode.report.cohort_page import write_cohort_page
 from sentinode.report.heatmap import heat_overlay, map_over_field
@@ -309,7 +309,7 @@ def slide_recogniser(bundle: Bundle, precision: PrecisionWish = "auto") -> Recog
 
 
 def int8_is_left_out(bundle: Bundle, precision: PrecisionWish) -> bool:
-    """Say whether a model is about to be run in float32 that offers int8, because nobody asked for int8.
+    """Say whether slides are about to be recognised in float32 though the model offers int8, for nobody asked for it.
 
     Parameters
     ----------
@@ -321,7 +321,7 @@ def int8_is_left_out(bundle: Bundle, precision: PrecisionWish) -> bool:
     Returns
     -------
     bool
-        False where the CPU computes in bf16, and where float32 is what was asked for, or what was promised.
+        False where bf16 is to be had, where nothing runs int8, and where float32 was asked for, or promised with.
 
     Raises
     ------
@@ -332,7 +332,8 @@ def int8_is_left_out(bundle: Bundle, precision: PrecisionWish) -> bool:
     int8 = bundle.facts.int8
     if precision != "auto" or int8 is None or int8.refusal or _promises_of_slides(bundle):
         return False
-    return not this_machine().bf16
+    machine = this_machine()
+    return not machine.bf16 and machine.engine.startswith(ENGINES["openvino"])
 
 
 def _promises_of_slides(bundle: Bundle) -> bool:
@@ -492,8 +493,9 @@ def _outcomes(work: _Work, slides: Sequence[Path], trail: Path) -> Generator[tup
         except BaseException as ending:
             for future in waiting:
                 error = future.exception()
-                if error is not None and error is not ending:
-                    _LOG.warning("%s", error)  # of two errors one ends the run, and the other is told
+                if error is not None and error is not ending:  # of two errors one ends the run, the other is told
+                    _LOG.warning("%s: %s", type(error).__name__, error)
+                    _LOG.debug("and where", exc_info=error)
             raise
 
 

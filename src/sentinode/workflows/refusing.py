@@ -232,8 +232,8 @@ class Gate:
         if p <= least * 1.001:
             facts["verdict"] = "unusual"
             warning = (
-                f"Unlike what the model was trained on: {told} ({usual}); further away than each of its {m} training "
-                "patients is from the others. "
+                f"Unlike what the model was trained on: taken as a whole, further away than each of its {m} training "
+                f"patients is from the others ({told}; {usual}). "
                 "Another stain, scanner or organ: do not rely on the verdict."
             )
             return SlideLook("unusual", "", warning, facts)
