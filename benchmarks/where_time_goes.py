@@ -38,6 +38,9 @@ ALONE = 1024
 """Tiles that the network alone is timed on."""
 WANTED = {"`predict`, founding network": 8, "`predict`, default network": 15, "`predict`, small network": 25}
 """Model -> how many times as quick as the plain way it was to be."""
+WHY = """\
+Where the network alone takes longer than the aim, nothing around it reaches the aim: only fewer multiplications do,
+by a smaller network, coarser numbers, or a first look that spares it tiles. What is around it is the same for all."""
 PARTS = ("tissue", "tiles", "pictures", "writing")
 BESIDE = ("reading", "judging")
 
@@ -122,6 +125,7 @@ def _page(
         aim = f"{plain / WANTED[title]:.1f} ({WANTED[title]} times)" if title in WANTED else ""
         numbers = " | ".join(f"{medians[key]:.1f}" for key in ("all", *PARTS, *BESIDE, "alone"))
         lines.append(f"| {title.removeprefix('`predict`, ')} | {precisions[title]} | {numbers} | {aim} |")
+    lines += ["", WHY]
     machine = f"{os.cpu_count()} cores, no GPU, load {os.getloadavg()[0]:.1f} at the end"
     return "\n".join([*lines, "", f"Machine: {this_machine().cpu}, {machine}.", ""])
 
