@@ -161,7 +161,7 @@ def _page(rows: list[Row], n_slides: int, repeats: int) -> str:
         )
     machine = f"{os.cpu_count()} cores, no GPU, load {os.getloadavg()[0]:.1f} at the end"
     shown = [f"{row.title} at {row.mpp:g} um" for row in rows if min(_ratios(row)) > 1]
-    lines += ["", f"Quicker in every run: {', '.join(shown) or 'none'}. Of one slide more what was found is in memory."]
+    lines += ["", f"Quicker in every run: {', '.join(shown) or 'none'}. What was found of one more slide is in memory."]
     return "\n".join([*lines, "", f"Machine: {this_machine().cpu}, {machine}.", ""])
 
 

@@ -118,18 +118,19 @@ def _page(
         f"*Aim* is what was to be reached: so many times less than the plain way, timed once, {plain:.0f} seconds in",
         "this run (OpenSlide, the founding network in float32 through torch, one tile after the other, nothing else).",
         "",
-        "| | all | tissue | tiles | pictures | writing | reading | judging | around it | network alone | aim |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    cores = os.cpu_count() or 1
+    cores, columns = os.cpu_count() or 1, []
     for title, known in runs.items():
         medians = {key: statistics.median(one[key] for one in known) for key in known[0]}
         shared = sum(medians[key] for key in BESIDE) / cores
-        medians["around"] = shared + sum(medians[key] for key in ("tissue", "pictures", "writing"))
-        aim = f"{plain / WANTED[title]:.1f} ({WANTED[title]} times)" if title in WANTED else ""
-        numbers = " | ".join(f"{medians[key]:.1f}" for key in ("all", *PARTS, *BESIDE, "around", "alone"))
+        medians["around it"] = shared + sum(medians[key] for key in ("tissue", "pictures", "writing"))
+        medians["network alone"] = medians.pop("alone")
         name = title.removeprefix("`predict`, ").removesuffix(" in int8")
-        lines.append(f"| {name}, {precisions[title]} | {numbers} | {aim} |")
+        aim = f"{plain / WANTED[title]:.1f} ({WANTED[title]} times)" if title in WANTED else ""
+        numbers = [f"{medians[key]:.1f}" for key in ("all", *PARTS, *BESIDE, "around it", "network alone")]
+        columns.append((f"{name}, {precisions[title]}", "---:", *numbers, aim))
+    heads = ("", "---", "all", *PARTS, *BESIDE, "around it", "network alone", "aim")
+    lines += [f"| {' | '.join(row)} |" for row in zip(heads, *columns, strict=True)]
     lines += ["", WHY]
     machine = f"{cores} cores, no GPU, load {os.getloadavg()[0]:.1f} at the end"
     return "\n".join([*lines, "", f"Machine: {this_machine().cpu}, {machine}.", ""])
