@@ -5,7 +5,6 @@ import json
 import logging
 import math
 import re
-from contextlib import contextmanager
 
 import pytest
 from rich.console import Console
@@ -16,7 +15,6 @@ from sentinode.execution import Failure
 from sentinode.study.events import Preparing, StudyStarted, TrialFailed, TrialFinished
 from sentinode.workflows.checking import check_data
 from sentinode.workflows.describing import describe
-from sentinode.workflows.predicting import SlideDone, TilesDone
 
 
 def test_json_has_null_where_a_number_does_not_exist(capsys):
@@ -60,47 +58,17 @@ def test_a_study_tells_each_trial_and_the_time_left(capsys):
     ]
 
 
-def test_the_bar_of_a_slide_goes_on_when_the_one_before_it_is_written(monkeypatch, capsys):
-    bars = []
-
-    @contextmanager
-    def bar(what, **_how):
-        bars.append(f"{what} begins")
-        yield lambda done, total: bars.append(f"{what} {done} of {total}")
-        bars.append(f"{what} ends")
-
-    monkeypatch.setattr(terminal, "progress", bar)
-    with terminal.prediction_progress() as tell:
-        tell(TilesDone("a", 1, 11, 9, 9))
-        tell(TilesDone("k", 11, 11, 1, 9))
-        tell(SlideDone("a", 1, 11, "no tumour found"))  # its bar is gone
-        tell(TilesDone("k", 11, 11, 9, 9))
-        tell(SlideDone("k", 11, 11, "no tumour found"))
-    first, last = "1/11  a", "11/11  k"
-    assert bars == [
-        f"{first} begins",
-        f"{first} 9 of 9",
-        f"{first} ends",
-        f"{last} begins",
-        f"{last} 1 of 9",
-        f"{last} 9 of 9",
-        f"{last} ends",
-    ]
-    assert capsys.readouterr().err.splitlines() == [f"{first}: no tumour found", f"{last}: no tumour found"]
-
-
 def test_what_is_said_while_a_bar_is_shown_stands_on_a_line_of_its_own(monkeypatch):
     screen = io.StringIO()
     monkeypatch.setenv("TERM", "xterm")  # on a dumb one there is no bar
     monkeypatch.setattr(terminal, "message_console", lambda: Console(file=screen, force_terminal=True, width=100))
     log = terminal._BesideBars()
-    with terminal.prediction_progress() as tell:
-        tell(TilesDone("b", 2, 2, 3, 9))
-        tell(SlideDone("a", 1, 2, "no tumour found"))
+    with terminal.progress("reading") as advance:
+        advance(3, 9)
+        terminal.say("1/2  a: no tumour found")
         log.handle(logging.makeLogRecord({"msg": "the trail cannot be written"}))
-        tell(SlideDone("\r\x1b[2Jname", 1, 2, "no tumour found"))
-        tell(TilesDone("b", 2, 2, 9, 9))
-        tell(SlideDone("b", 2, 2, "suspicious of tumour"))
+        terminal.say("1/2  \r\x1b[2Jname: no tumour found")
+        advance(9, 9)
     # Of each line what was written since it was last erased, without the codes that move and colour.
     written = (re.split(r"\r|\x1b\[2K", line)[-1] for line in screen.getvalue().split("\n"))
     lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in written]

@@ -882,19 +882,14 @@ def prediction_progress() -> "Iterator[Callable[[TilesDone | SlideDone], None]]"
 class _PredictionLines(_Phases):
     """Turns the events of a prediction into lines, and the tiles of a slide into progress."""
 
-    shown = 0  # the number of the slide whose bar it is
-
     def __call__(self, event: "TilesDone | SlideDone") -> None:
         from sentinode.workflows.predicting import SlideDone, TilesDone  # noqa: PLC0415 - only a prediction needs it
 
         match event:
             case TilesDone(slide_id, number, n_slides, done, total, dense):
                 self.show(f"{number}/{n_slides}  {slide_id}{', dense map' if dense else ''}", done, total)
-                self.shown = number
             case SlideDone(slide_id, number, n_slides, verdict, stored):
-                # The bar may be that of the next slide, which is recognised while this one was written.
-                if self.shown == number:
-                    self.stack.close()
+                self.stack.close()
                 say(f"{number}/{n_slides}  {slide_id}: {verdict}{' (done before)' if stored else ''}")
 
 

@@ -6,14 +6,11 @@ import logging
 import math
 import platform
 import shutil
-import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -233,8 +230,7 @@ def predict_slides(
     wish : PredictionWish, optional
         How.
     on_event : callable, optional
-        Receives every `TilesDone` and `SlideDone`, one at a time: `SlideDone` from a thread of its own, in the order of
-        the slides, when tiles of the next slide may have been told of.
+        Receives every `TilesDone` and `SlideDone`.
     trail : Path or str, optional
         The audit trail, which gets a line a slide; left out, that of ``SENTINODE_TRAIL``, else ``OUT/trail.jsonl``.
 
@@ -266,18 +262,22 @@ def predict_slides(
     for leftover in abandoned(out):
         shutil.rmtree(leftover, ignore_errors=True)
     recogniser = slide_recogniser(bundle, wish.precision)
-    work = _work(bundle, recogniser, out, wish, _in_turn(listen), len(slides))
+    work = _work(bundle, recogniser, out, wish, listen, len(slides))
     if wish.heatmap == "dense":
         # int8 was rounded and measured for tiles.
         quick = recogniser.runtime.get("precision") == "bf16"
         work = work._replace(dense=open_dense(bundle, precision="bf16" if quick else "float32"))
+    jobs = [(path, (work, path, number)) for number, path in enumerate(slides, start=1)]
     results, failures = [], {}
-    with closing(_outcomes(work, slides, file)) as outcomes:
-        for path, outcome in outcomes:
-            if isinstance(outcome, Failure):
-                failures[str(path)] = _reason(outcome)
-            else:
-                results.append(outcome)
+    for path, outcome in run_jobs(_do_slide, jobs):
+        write_trail(file, "predict", [_trail_event(work, path, outcome)])
+        if isinstance(outcome, Failure):
+            _LOG.debug("%s failed\n%s", path, outcome.traceback)
+            failures[str(path)] = _reason(outcome)
+            number = slides.index(path) + 1
+            listen(SlideDone(slide_id_of(path), number, len(slides), f"failed: {failures[str(path)]}"))
+        else:
+            results.append(outcome)
     run = PredictionRun(_ordered(results), failures)
     _make(out)
     _write_cohort(run, bundle, out)
@@ -451,110 +451,22 @@ class _Read(NamedTuple):
     dense: tuple[DenseMap, Agreement] | None  # None where nobody asked for it, or the slide is refused
 
 
-class _Looked(NamedTuple):
-    # A slide that was recognised, still open: its pictures are written from it.
-    slide: Slide
-    read: _Read
-    result: dict[str, Any]
-    folder: Path
-
-
-_Outcome: TypeAlias = dict[str, Any] | Failure
-_Job: TypeAlias = tuple[_Work, Path, int]  # the number of the slide, from 1
-
-
-def _outcomes(work: _Work, slides: Sequence[Path], trail: Path) -> Generator[tuple[Path, _Outcome], None, None]:
-    """Recognise slides; one is written while the next is recognised, for writing keeps one core busy.
-
-    What follows the recognising is done by one thread, in order. It is done to the end where Ctrl-C or an error ends
-    the run meanwhile: a slide that is finished has its line in the trail.
-
-    Yields
-    ------
-    (Path, dict or Failure)
-        In the order of the slides: ``result.json``, or why there is none.
-
-    Raises
-    ------
-    ExportError
-        If the trail cannot be written.
-    """
-    # ExportError is that of write_trail.
-    jobs: list[_Job] = [(work, path, number) for number, path in enumerate(slides, start=1)]
-    waiting: deque[Future[tuple[Path, _Outcome]]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="write-slides") as beside:
-        try:
-            for job, looked in run_jobs(_look_at_slide, ((job, job) for job in jobs)):
-                waiting.append(beside.submit(_finish_slide, job, looked, trail))
-                if len(waiting) > 1:  # before another is recognised: of two slides the results are in memory
-                    yield _first(waiting)
-            while waiting:
-                yield _first(waiting)
-        except BaseException as ending:
-            for future in waiting:
-                error = future.exception()
-                if error is not None and error is not ending:  # of two errors one ends the run, the other is told
-                    _LOG.warning("%s: %s", type(error).__name__, error)
-                    _LOG.debug("and where", exc_info=error)
-            raise
-
-
-def _first(waiting: "deque[Future[tuple[Path, _Outcome]]]") -> tuple[Path, _Outcome]:
-    outcome = waiting[0].result()
-    waiting.popleft()  # not before: Ctrl-C may come while it is waited for
-    return outcome
-
-
-def _look_at_slide(job: _Job) -> _Looked | dict[str, Any]:
-    # A result that is stored already comes back as it is.
+def _do_slide(job: tuple[_Work, Path, int]) -> dict[str, Any]:
     work, path, number = job
-    with ExitStack() as stack:
-        slide = stack.enter_context(open_slide(path, work.wish.mpp))
-        key, folder = _key(work, slide), work.out / slide.info.slide_id
+    with open_slide(path, work.wish.mpp) as slide:
+        slide_id, key = slide.info.slide_id, _key(work, slide)
+        folder = work.out / slide_id
         stored = _stored(folder, key)
         _require_ours(folder)
         if stored is not None:
+            work.listen(SlideDone(slide_id, number, work.n_slides, str(stored["verdict"]), stored=True))
             return stored
         started = time.perf_counter()
         read = _recognise(work, slide, number)
         result = _result(work, path, read, key, time.perf_counter() - started)
-        stack.pop_all()  # it stays open
-        return _Looked(slide, read, result, folder)
-
-
-def _finish_slide(job: _Job, looked: _Looked | _Outcome, trail: Path) -> tuple[Path, _Outcome]:
-    work, path, number = job
-    outcome: _Outcome
-    if isinstance(looked, _Looked):
-        [(_, outcome)] = run_jobs(partial(_written, work), [(path, looked)])
-    else:
-        outcome = looked
-    write_trail(trail, "predict", [_trail_event(work, path, outcome)])
-    if isinstance(outcome, Failure):
-        _LOG.debug("%s failed\n%s", path, outcome.traceback)
-        done = SlideDone(slide_id_of(path), number, work.n_slides, f"failed: {_reason(outcome)}")
-    else:
-        stored = not isinstance(looked, _Looked)
-        done = SlideDone(outcome["slide_id"], number, work.n_slides, str(outcome["verdict"]), stored=stored)
-    work.listen(done)
-    return path, outcome
-
-
-def _written(work: _Work, looked: _Looked) -> dict[str, Any]:
-    with looked.slide:
-        _write(work, looked.slide, looked.read, looked.result, looked.folder)
-    return looked.result
-
-
-def _in_turn(listen: Listener) -> Listener:
-    # Two threads tell of slides; a listener hears one at a time.
-    lock = threading.Lock()
-
-    def hear(event: Event) -> None:
-        with lock:
-            listen(event)
-
-    return hear
+        _write(work, slide, read, result, folder)
+    work.listen(SlideDone(slide_id, number, work.n_slides, str(result["verdict"])))
+    return result
 
 
 def _key(work: _Work, slide: Slide) -> str:
